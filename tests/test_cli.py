@@ -1,0 +1,194 @@
+"""The command line as users call it: one process per call, files in, files out, one line per mistake."""
+
+import csv
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+SMALL = "--n_plates 1 --n_compounds 80 --n_controls 32 --n_genes 200".split()
+QUICK = "--epochs 3 --d_model 16 --n_components 8 --num_threads 1".split()
+
+
+def call(*args, **kwargs):
+    command = [sys.executable, "-m", "tcell_drugseq", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("screen") / "data"
+    assert call("simulate", folder, *SMALL).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(screen):
+    out = screen.parent / "results"
+    done = call("run", "--data_dir", screen, "--out_dir", out, *QUICK)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def read(path):
+    return pd.read_csv(path, dtype={"metabolite": str, "Metabolite": str, "Meta": str}, keep_default_na=False)
+
+
+def columns(path):
+    with open(path, encoding="utf-8", newline="") as f:
+        return next(csv.reader(f))
+
+
+def test_all_files_of_the_contract_with_their_columns(trained):
+    expected = {
+        "well_activation_socres.csv": ["Well", "Metabolite", *(f"Latent_{i}" for i in range(32)), "LatentScore"],
+        "well_activation_scores.csv": ["Well", "Metabolite", *(f"Latent_{i}" for i in range(32)), "LatentScore"],
+        "metabolite_activation_scores.csv": ["Metabolite", "mean", "std", "N"],
+        "well_predictions_results.csv": (
+            "well_id metabolite label_cls Tscore_z CytoTRACE_z Pseudotime_z pred_Tscore pred_CytoTRACE pred_Pseudotime "
+            "pred_logit pred_label_prob pred_activation split fold"
+        ).split(),
+        "latent_scores.csv": ["Well", "Meta", "Latent_Euclid", "Latent_Cosine"],
+        "gene_importance_gradinput.csv": ["Gene", "GradInputImportance"],
+        "gene_scaler.csv": ["gene", "mean", "std"],
+        "history_loss_detailed.csv": (
+            "epoch train_total val_total train_mse train_bce train_reg val_mse val_bce val_reg"
+        ).split(),
+    }
+    for name, wanted in expected.items():
+        assert columns(trained / name)[: len(wanted)] == wanted, name
+    for name in (
+        "model.pt",
+        "model_best.pt",
+        "model_last.pt",
+        "model.safetensors",
+        "loss_curve.png",
+        "results.h5ad",
+        "run.yaml",
+    ):
+        assert (trained / name).stat().st_size > 0, name
+
+
+def test_best_and_last_differ_as_the_history_says(trained):
+    history = read(trained / "history_loss_detailed.csv").astype(float)
+    best, last = (torch.load(trained / f"model_{n}.pt", weights_only=True) for n in ("best", "last"))
+    assert best["epoch"] == history["epoch"][history["val_total"].idxmin()]
+    assert last["epoch"] == len(history)
+    same = all(torch.equal(best["state"][k], last["state"][k]) for k in best["state"])
+    assert same == (best["epoch"] == last["epoch"])
+
+
+def test_dashes_and_underscores_are_the_same(screen, tmp_path):
+    both = [tmp_path / "a", tmp_path / "b"]
+    flags = "--epochs 1 --d_model 16 --num_threads 1 --use_zscore --batch_size 64 --gi_batch_size 50 --seed 3"
+    for out, style in zip(both, (flags, flags.replace("_", "-")), strict=True):
+        done = call("run", "--data_dir", screen, "--out-dir", out, *style.split())
+        assert done.returncode == 0, done.stderr
+    tables = [(out / "well_predictions_results.csv").read_bytes() for out in both]
+    assert tables[0] == tables[1]
+
+
+def test_historical_skip_train_replaces_the_exports_only(screen, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "results")
+    before = tree(tmp_path / "results")
+    model = tmp_path / "results" / "model.pt"
+    done = call("run", "--data_dir", screen, "--out_dir", tmp_path / "results", "--skip_train", "--model_path", model)
+    assert done.returncode == 0, done.stderr
+    after = tree(tmp_path / "results")
+    assert before.keys() == after.keys()
+    kept = {name for name in before if before[name] == after[name]}
+    assert {"model.pt", "model_best.pt", "model_last.pt", "history_loss_detailed.csv", "gene_scaler.csv"} <= kept
+    assert not {"well_predictions_results.csv", "latent_scores.csv", "results.h5ad"} & kept
+    old, new = (read(p / "well_predictions_results.csv") for p in (trained, tmp_path / "results"))
+    pd.testing.assert_frame_equal(old, new, rtol=1e-5)
+
+
+def test_predict_needs_expression_only(screen, trained, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    shuffled = pd.read_csv(screen / "expr_mat.csv").sample(frac=1, axis=1, random_state=0).head(7)
+    shuffled.to_csv(new / "expr_mat.csv", index=False)
+    done = call("predict", "--model_path", trained / "model.pt", "--data_dir", new, "--out_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    old, predicted = (read(p / "well_predictions_results.csv") for p in (trained, tmp_path / "out"))
+    assert predicted["split"].tolist() == old["split"].head(7).tolist()  # known by their expression
+    assert "label_cls" not in predicted and not (tmp_path / "out" / "latent_scores.csv").exists()
+    for column in ("pred_Tscore", "pred_label_prob"):
+        assert (predicted[column] - old[column].head(7)).abs().max() < 1e-4
+
+
+MISTAKES = {
+    "missing folder": (["--data_dir", "nowhere"], "nowhere"),
+    "unknown flag value": (["--encoder", "cnn"], "encoder: found 'cnn', expected one of induced, full"),
+    "out of range": (["--epochs", "0"], "epochs: found 0, expected at least 1"),
+    "no such cluster": (["--dmso_cluster", "C99"], "no control well in cluster 'C99'"),
+    "no such split": (["--split", "donor"], "no column 'donor'"),
+    "no such target": (["--gi_target", "IL2"], "gi_target: found 'IL2'"),
+    "no such control": (["--control", "PBS"], "PBS"),
+    "no such preset": (["--preset", "modern"], "expected one of default, historical"),
+    "missing model": (["--skip_train", "--model_path", "no.pt"], "no.pt: no such model file"),
+    "pickle as model": (["--skip_train", "--model_path", "{tmp}/pickle.pt"], "a pickle with code in it is refused"),
+    "model for other genes": (["--skip_train", "--model_path", "{tmp}/other.pt"], "of the model's 2 are missing"),
+    "unknown setting": (["--config", "{tmp}/typo.yaml"], "unknown setting 'epoch'; did you mean 'epochs'?"),
+    "text for a number": (["--config", "{tmp}/text.yaml"], "found 'many' (str), expected a whole number"),
+    "out_dir is a file": (["--out_dir", "{tmp}/typo.yaml"], "found a file, expected a folder"),
+    "out_dir below a file": (["--out_dir", "{tmp}/typo.yaml/results"], "cannot be written"),
+    "out_dir holds a run": (["--out_dir", "{trained}"], "already holds a run"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(name, screen, trained, tmp_path):
+    from tcell_drugseq.checkpoint import save_model
+    from tcell_drugseq.config import ModelConfig
+    from tcell_drugseq.model import MultiTaskModel, Tasks
+
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Path("x")))
+    save_model(MultiTaskModel(["?1", "?2"], Tasks(label=True), ModelConfig()), tmp_path / "other.pt", split={})
+    (tmp_path / "typo.yaml").write_text("epoch: 3\n")
+    (tmp_path / "text.yaml").write_text("epochs: many\n")
+    flags, message = MISTAKES[name]
+    flags = [f.format(tmp=tmp_path, trained=trained) for f in flags]
+    before = tree(tmp_path), tree(trained)
+    done = call("run", "--data_dir", screen, "--out_dir", "results", *QUICK, *flags, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "WARNING"))]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], done.stderr
+    assert (tree(tmp_path), tree(trained)) == before
+
+
+def test_unknown_flag_is_named(screen):
+    done = call("run", "--data_dir", screen, "--epoch", "3")
+    assert done.returncode == 2 and "--epoch" in done.stderr
+
+
+def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
+    flags = "--epochs 40 --d_model 16 --n_components 8 --num_threads 1".split()
+    command = [sys.executable, "-m", "tcell_drugseq", "run", "--data_dir", str(screen), *flags, "--out_dir"]
+    state = tmp_path / ".killed.partial" / "progress.pt"
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists() and not (tmp_path / "killed").exists(), "the training must be killed before its end"
+    again = call("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "killed")
+    assert again.returncode == 0 and "continuing after epoch" in again.stderr
+    calm = call("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "calm")
+    assert calm.returncode == 0
+    for name in ("model.pt", "model_last.pt"):
+        ours, theirs = (torch.load(tmp_path / d / name, weights_only=True)["state"] for d in ("killed", "calm"))
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert sorted(os.listdir(tmp_path)) == ["calm", "killed"]
