@@ -198,7 +198,7 @@ def batch(
     import os
     from concurrent.futures import ProcessPoolExecutor
 
-    from tcell_drugseq.report import check_parameters, default_notebook
+    from tcell_drugseq.report import check_parameters, default_notebook, write_index
 
     names = [p.stem for p in params]
     for p in params:
@@ -215,6 +215,8 @@ def batch(
             if error := future.exception():
                 failed.append(f"{p}: {error}")
             typer.echo(failed[-1] if error else future.result(), err=bool(error))
+    if len(failed) < len(params):
+        write_index(reports_dir)  # once more: two that end together may each have missed the other
     if failed:
         typer.echo(f"{len(failed)} of {len(params)} experiments failed", err=True)
         raise typer.Exit(1)

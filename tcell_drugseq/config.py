@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'InputError', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig', 'ImportanceConfig', 'RunConfig',
-           'SimConfig', 'leaves', 'coerce', 'with_leaves', 'read_yaml', 'renamed', 'write_yaml']
+           'SimConfig', 'leaves', 'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
 
 # %% ../nbs/00_config.ipynb #52b65536
 import difflib
@@ -80,6 +80,9 @@ class ModelConfig:
     n_components: int = _opt(
         32, "principal components of the training wells on a linear path into z (induced); 0: none"
     )
+    label_gain: float = _opt(
+        10.0, "the label head reads z times this, so that one label does not stretch all distances in z"
+    )
     use_zscore: bool = _opt(True, "z-score each gene with mean and SD of the training wells")
 
     def __post_init__(self):
@@ -88,6 +91,8 @@ class ModelConfig:
             _at_least(name, getattr(self, name), 1)
         _at_least("n_layers", self.n_layers, 0)
         _at_least("n_components", self.n_components, 0)
+        if not self.label_gain > 0:
+            raise InputError(f"label_gain: found {self.label_gain}, expected a number above 0")
         for name in ("dropout", "gene_dropout"):
             _between(name, getattr(self, name), 0, 0.95)
         if self.d_model % self.n_heads:
@@ -296,18 +301,29 @@ def renamed(
         tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_config.ipynb #86fb0f54
-def write_yaml(
-    values: Mapping[str, Any],  # plain values, lists and mappings
-    path: str | Path,  # written under a temporary name, then renamed
-) -> None:
-    """Write a mapping as YAML, in its own order."""
+def yaml_text(
+    values: Mapping[str, Any],  # plain values, lists, tuples and mappings
+) -> str:
+    """A mapping as YAML, in its own order; tuples become lists."""
     import yaml
 
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-    with renamed(path) as tmp:
-        tmp.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/00_config.ipynb #9a06e377
+    return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
+
+# %% ../nbs/00_config.ipynb #32899157
+def write_yaml(
+    values: Mapping[str, Any],  # plain values, lists, tuples and mappings
+    path: str | Path,  # written under a temporary name, then renamed
+) -> None:
+    """Write a mapping as YAML."""
+    with renamed(path) as tmp:
+        tmp.write_text(yaml_text(values), encoding="utf-8")
+
+# %% ../nbs/00_config.ipynb #d72004bd
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "historical": {
@@ -316,6 +332,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_layers": 2,
         "n_components": 0,
         "gene_dropout": 0.0,
+        "label_gain": 1.0,
         "use_zscore": False,
         "weight_decay": 0.01,
         "schedule": "constant",

@@ -72,7 +72,7 @@ def well_distances(
         {"Well": results.obs_names.astype(str), **{new: obs[old].to_numpy() for new, old in columns.items()}}
     )
 
-# %% ../nbs/06a_exports.ipynb #5b077c51
+# %% ../nbs/06a_exports.ipynb #81baa7fb
 def gene_importance(
     results: AnnData,
 ) -> pd.DataFrame:  # Gene, GradInputImportance, SignedGradInput, EffectPerSD, Target; most important first
@@ -87,7 +87,7 @@ def gene_importance(
     table["Target"] = results.uns["importance_target"]
     return table.sort_values(["GradInputImportance", "Gene"], ascending=[False, True], ignore_index=True)
 
-# %% ../nbs/06a_exports.ipynb #a460222a
+# %% ../nbs/06a_exports.ipynb #195fc381
 def export_tables(
     results: AnnData,
 ) -> dict[str, pd.DataFrame]:  # file name -> table
@@ -113,7 +113,7 @@ def export_tables(
         tables |= {"gene_scaler.csv": scaler, "history_loss_detailed.csv": results.uns["history"]}
     return tables
 
-# %% ../nbs/06a_exports.ipynb #2737e4fc
+# %% ../nbs/06a_exports.ipynb #47c2191e
 def write_exports(
     results: AnnData,
     folder: Path,  # exists; files in it are replaced
@@ -134,7 +134,7 @@ def write_exports(
     results.copy().write_h5ad(folder / "results.h5ad", compression="gzip")
     return names
 
-# %% ../nbs/06a_exports.ipynb #e674822c
+# %% ../nbs/06a_exports.ipynb #a7b2935e
 MARK = "run.yaml"
 MODELS = ("model.pt", "model_best.pt", "model_last.pt", "model.safetensors")
 TRAINED = (*MODELS, "gene_scaler.csv", "history_loss_detailed.csv", "loss_curve.png")
@@ -150,7 +150,7 @@ EXPORTS = (
     "results.h5ad",
 )
 
-# %% ../nbs/06a_exports.ipynb #0c68b367
+# %% ../nbs/06a_exports.ipynb #1705b2b6
 def check_out_dir(
     out_dir: str | Path,
     overwrite: bool = False,
@@ -171,7 +171,7 @@ def check_out_dir(
         raise InputError(f"{out_dir}: cannot be written: {near}: {e.strerror}") from e
     return out
 
-# %% ../nbs/06a_exports.ipynb #79967ff4
+# %% ../nbs/06a_exports.ipynb #757d1068
 def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     new = {p.name for p in work.iterdir()} - {"progress.pt", ".lock"}
@@ -180,7 +180,7 @@ def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
     for name in sorted(new, key=lambda n: n == MARK):
         os.replace(work / name, out / name)
 
-# %% ../nbs/06a_exports.ipynb #757d1068
+# %% ../nbs/06a_exports.ipynb #4e9b27b4
 @contextmanager
 def staged_folder(
     out: Path,  # final folder

@@ -200,7 +200,7 @@ class MultiTaskModel(nn.Module):
     ) -> Output:  # latent and one prediction per task
         z = self.embed(x)
         scores = None if self.score_head is None else self.score_head(z) * self.score_std + self.score_mean
-        logit = None if self.label_head is None else self.label_head(z)[:, 0]
+        logit = None if self.label_head is None else self.label_head(z * self.cfg.label_gain)[:, 0]
         act = None if self.activation_head is None else self.activation_head(z)[:, 0] * self.act_std + self.act_mean
         return Output(z, scores, logit, act)
 

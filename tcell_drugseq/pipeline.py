@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import RunConfig, leaves, write_yaml
+from .config import RunConfig, leaves, write_yaml, yaml_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -135,7 +135,7 @@ def _save_models(fit: Fit, folder: Path, screen: AnnData, split: np.ndarray) -> 
     save_model(fit.model, folder / "model_best.pt", **best)
     save_model(fit.model, folder / "model.pt", safetensors=True, **best)
 
-# %% ../nbs/07_pipeline.ipynb #0621c7e2
+# %% ../nbs/07_pipeline.ipynb #0e6ca211
 def known_split(
     x: np.ndarray,  # (N, G) expression, genes in the model's order
     about: dict[str, Any],  # what `load_model` says of the model
@@ -143,7 +143,7 @@ def known_split(
     """On which side of the model's own split each well was; "new" for wells that it has never met."""
     return np.array([about.get("split", {}).get(name, "new") for name in fingerprint_wells(x)], dtype=object)
 
-# %% ../nbs/07_pipeline.ipynb #960cdf42
+# %% ../nbs/07_pipeline.ipynb #dddb08e3
 def _describe_run(
     results: AnnData,
     cfg: RunConfig,
@@ -161,13 +161,11 @@ def _describe_run(
         "seconds": dict(stages.seconds),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in leaves(cfg).items()},
+        "settings": {k: v for k, v in leaves(cfg).items() if k not in ("out_dir", "overwrite")},
     }
 
-# %% ../nbs/07_pipeline.ipynb #dddb08e3
+# %% ../nbs/07_pipeline.ipynb #b80dad1e
 def _finish(results: AnnData, cfg: RunConfig, stages: Stages, work: Path) -> None:
-    import yaml
-
     from tcell_drugseq.exports import MARK, write_exports
 
     about = _describe_run(results, cfg, stages)
@@ -177,13 +175,13 @@ def _finish(results: AnnData, cfg: RunConfig, stages: Stages, work: Path) -> Non
         "device": cfg.train.device,
         "threads": about["threads"],
         "seconds": float(sum(stages.seconds.values())),
-        "settings": yaml.safe_dump(about["settings"], sort_keys=False, allow_unicode=True),
+        "settings": yaml_text(about["settings"]),
     }
     with stages("files"):
         write_exports(results, work)
     write_yaml(about | {"seconds": stages.seconds}, work / MARK)
 
-# %% ../nbs/07_pipeline.ipynb #81d18233
+# %% ../nbs/07_pipeline.ipynb #24597d97
 def run(
     cfg: RunConfig = RunConfig(),
 ) -> AnnData:  # the screen with everything that was found; also on disk in cfg.out_dir

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import InputError, ModelConfig, TrainConfig, leaves, renamed
 from .model import MultiTaskModel, Output, Tasks, fit_buffers, training_flops
@@ -279,7 +280,12 @@ def _note_epoch(fit: Fit, row: dict[str, float], lr: float) -> None:
     if fit.best_epoch == 0 or row["val_total"] < fit.history["val_total"][fit.best_epoch - 1]:
         fit.best_epoch, fit.best = row["epoch"], fit.last
 
-# %% ../nbs/03_training.ipynb #2a138149
+# %% ../nbs/03_training.ipynb #e913cd29
+def _quiet() -> bool:
+    in_jupyter = "ipykernel" in sys.modules and not os.environ.get("TQDM_DISABLE")
+    return not (in_jupyter or sys.stderr.isatty())
+
+# %% ../nbs/03_training.ipynb #48421211
 def fit_model(
     screen: AnnData,
     split: np.ndarray,  # (N,) "train" or "val"
@@ -304,7 +310,7 @@ def fit_model(
         net, optimizer = fabric.setup(model, adamw)
         key = _fit_key(screen, split, model_cfg, cfg)
         fit = _resume_or_start(model, optimizer, progress, key)
-        with tqdm(total=cfg.epochs, initial=len(fit.history), desc="training", unit="epoch", disable=None) as bar:
+        with tqdm(total=cfg.epochs, initial=len(fit.history), desc="training", unit="epoch", disable=_quiet()) as bar:
             for epoch in range(len(fit.history), cfg.epochs):
                 if cfg.patience and epoch - fit.best_epoch >= cfg.patience:
                     break

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from anndata import AnnData
 
-from tcell_drugseq.config import DataConfig, InputError
+from tcell_drugseq.config import DataConfig, InputError, RunConfig, read_yaml, with_leaves
 from tcell_drugseq.data import find_problems, read_h5ad, read_screen, score_names, screen_hash
+from tcell_drugseq.pipeline import run
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
 
 
 def real(name: str) -> str:
@@ -60,3 +63,28 @@ def test_mac_seq_plate(caplog: pytest.LogCaptureFixture):
     assert screen.obs["is_control"].sum() == 19
     assert (screen.obs["row"] + screen.obs["column"].map("{:02d}".format)).tolist() == screen.obs["well"].tolist()
     assert read_h5ad(path, need_targets=False).shape == (308, 500)
+
+
+def run_as_written(name: str, out: Path) -> AnnData:
+    """The run of a parameter file in `reports/`, with the data where they are now."""
+    settings = read_yaml(ROOT / "reports" / name)
+    data = real(Path(settings["data_dir"]).name)
+    return run(with_leaves(RunConfig(), settings | {"data_dir": data, "out_dir": str(out), "num_threads": 1}, name))
+
+
+def test_mek_and_braf_inhibitors_are_far_from_dmso(tmp_path: Path):
+    results = run_as_written("ljp005.yaml", tmp_path / "out")
+    drugs = results.obs.groupby("compound")["pert_type"].first()
+    ranked = [c for c in results.uns["compounds"]["compound"] if drugs[c] == "trt_cp"]
+    assert len(ranked) == 55
+    inhibitors = ["PD-0325901", "PD-184352", "trametinib", "AZD-8330", "PLX-4720", "vemurafenib"]
+    ranks = sorted(ranked.index(drug) + 1 for drug in inhibitors)
+    assert ranks[0] <= 5 and np.median(ranks) <= 10, ranks  # plain PCA: 2, 4, 7, 8, 10, 12
+
+
+def test_activation_is_recognised_in_a_donor_never_seen(tmp_path: Path):
+    results = run_as_written("rade2023.yaml", tmp_path / "out")
+    assert results.obs.groupby("donor")["split"].nunique().max() == 1
+    held_out = results.uns["metrics"].query("model == 'transformer' and split == 'val'")
+    found = held_out.set_index(["target", "metric"])["value"]
+    assert found["label", "AUROC"] > 0.95 and found["log1p(hours)", "R2"] > 0.6

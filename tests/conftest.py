@@ -1,0 +1,31 @@
+"""A report of a small simulated screen in which every kind of name tries to run a script."""
+
+import pytest
+
+HOSTILE = {
+    "compounds": ("<script>window.hacked = 'script'</script>", '"><img src=x onerror="window.hacked = \'image\'">'),
+    "gene": "<img src=x onerror=\"window.hacked = 'gene'\">",
+    "score": "<svg onload=\"window.hacked = 'score'\">",
+    "folder": "<img src=x onerror=window.hacked=1>",
+}
+
+
+@pytest.fixture(scope="session")
+def hostile_report(tmp_path_factory):
+    """The folder of a finished report."""
+    from tcell_drugseq.config import SimConfig
+    from tcell_drugseq.data import write_bundle
+    from tcell_drugseq.report import run_report
+    from tcell_drugseq.simulate import simulate_screen
+
+    root = tmp_path_factory.mktemp("hostile")
+    small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
+    screen = simulate_screen(small).screen
+    names = screen.obs["compound"].astype(str)
+    calm = [name for name in names.unique() if name != "DMSO"]
+    screen.obs["compound"] = names.replace(dict(zip(calm, HOSTILE["compounds"], strict=False)))
+    screen.var_names = [HOSTILE["gene"], *screen.var_names[1:]]
+    screen.obsm["scores"] = screen.obsm["scores"].set_axis([HOSTILE["score"], "Tscore", "Pseudotime"], axis=1)
+    write_bundle(screen, root / HOSTILE["folder"])
+    params = {"data_dir": str(root / HOSTILE["folder"]), "epochs": 2, "d_model": 16, "num_threads": 1}
+    return run_report("hostile", params, root / "reports")
