@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import html
 import itertools
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -196,7 +197,8 @@ def latent_coordinates(
         import scanpy as sc
 
         wells = ad.AnnData(z, obsm={"X_pca": latent_coordinates(results).to_numpy()})
-        with sc.settings.verbosity.override(0):
+        with sc.settings.verbosity.override(0), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # umap-learn looks for a progress bar
             # a Gaussian kernel of distances; UMAP's own costs 10 s of compilation in each process, and looks the same
             sc.pp.neighbors(wells, n_neighbors=min(15, len(z) - 1), use_rep="X", method="gauss")
             sc.tl.umap(wells, init_pos="X_pca", random_state=seed)
