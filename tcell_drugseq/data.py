@@ -61,6 +61,10 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             f"no well of {control!r}; most frequent: {common}",
             "control wells (setting `control`)",
         )
+    near = [c for c in compounds if c != control and c.strip().casefold() == control.strip().casefold()]
+    if near and control in compounds:
+        found = f"{few(near)} beside the control {control!r}"
+        problems.add(*d.place("compound"), found, "one spelling of the control")
     classes = Counter(_LABELS.get(text) for text in d.columns.get("label", []))
     if classes and None not in classes and min(classes[0], classes[1]) < 2:
         problems.add(
@@ -133,8 +137,10 @@ def _check(d: Draft, cfg: DataConfig, need_targets: bool, problems: Problems) ->
     if d.x is not None and np.isfinite(d.x).all() and d.wells and len(d.wells) == len(d.x):
         if cfg.normalise:
             _normalise(d, problems)
-        elif need_targets and not (d.x % 1).any():
+        elif not (d.x % 1).any():
             log.warning("%s: only whole numbers; raw counts need the setting `normalise`", d.place("gene")[0])
+        if empty := [name for name, row in zip(d.wells, d.x, strict=True) if not row.any()]:
+            log.warning("%s: wells in which every gene is zero: %s", d.place("well")[0], few(empty))
         if need_targets:
             _drop_constant(d, problems)
 

@@ -53,6 +53,10 @@ _ALIASES = {
 _CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 
 
+_RESERVED = {"activation", "logit", "label", "label_prob", "label_cls", "split", "fold", "well_id", "metabolite"}
+_RESERVED |= {"activation_old", "auto"}
+
+
 def name_scores(
     headers: Sequence[str],  # as in the file
     place: tuple[str, str],  # file and place, for the message
@@ -60,6 +64,9 @@ def name_scores(
 ) -> list[str]:  # Tscore, CytoTRACE, Pseudotime for their aliases, else the header
     """Canonical names of score columns; two columns for one score are a problem."""
     names = [_CANONICAL.get(header.lower(), header) for header in headers]
+    for name in names:
+        if not name.strip() or name in _RESERVED or "/" in name or name.startswith("latent:"):
+            problems.add(*place, f"a score called {name!r}", "another name (in R: row.names = FALSE), without '/'")
     for name, count in Counter(names).items():
         if count > 1:
             same = [header for header, n in zip(headers, names, strict=True) if n == name]
@@ -116,15 +123,29 @@ def _read_parts(files: dict[str, Path], problems: Problems) -> dict[str, Any]:
             problems.add(name, "", f"{n} rows", f"{rows[first]}, as many as {first} has")
     return read
 
-# %% ../nbs/00c_drafts.ipynb #3b46d350
+# %% ../nbs/00c_drafts.ipynb #132b49de
+def _select_scores(scores: pd.DataFrame, cfg: DataConfig, file: str, problems: Problems) -> pd.DataFrame:
+    wanted = [_CANONICAL.get(name.lower(), name) for name in cfg.scores]
+    if missing := [name for name in wanted if name not in scores]:
+        problems.add(file, "setting 'scores'", few(missing), f"some of {', '.join(scores)}")
+        return scores
+    return scores[wanted] if wanted else scores
+
+# %% ../nbs/00c_drafts.ipynb #b5c70bf9
 def draft_bundle(
     folder: Path,  # with the CSV files
-    cfg: DataConfig,  # not needed: a bundle explains itself
+    cfg: DataConfig,  # `scores` selects scores, an empty `label`, `cluster` or `activation_old` leaves that file out
     need_targets: bool,  # False: only expression is needed
     problems: Problems,  # takes what is wrong
 ) -> Draft:  # what could be read
     """Take a bundle apart."""
     files = _find_files(folder, need_targets, problems)
+    for part in ("label", "cluster", "activation_old"):
+        if getattr(cfg, part) == "":
+            files.pop(part, None)
+    for part in ("compound", "well", "plate", "batch", "label", "cluster", "activation_old", "dose", "layer"):
+        if getattr(cfg, part) not in ("", getattr(DataConfig(), part)):
+            problems.add(folder.name, f"setting {part!r}", repr(getattr(cfg, part)), "it with an .h5ad file only")
 
     def place(part: str, i: int | None = None) -> tuple[str, str]:
         row = "" if i is None else f"column {i + 1}" if part in ("gene", "score") else data_row(i)
@@ -136,7 +157,7 @@ def draft_bundle(
         draft.genes, draft.x = gene
     if score := parts.pop("score", None):
         names = name_scores(score[0], (files["score"].name, "header"), problems)
-        draft.scores = pd.DataFrame(score[1], columns=names)
+        draft.scores = _select_scores(pd.DataFrame(score[1], columns=names), cfg, files["score"].name, problems)
     if not need_targets and draft.x is not None:  # a prediction for nothing but expression
         n = len(draft.x)
         parts = {"well": [f"well_{i + 1}" for i in range(n)], "compound": ["unknown"] * n} | parts
@@ -144,7 +165,7 @@ def draft_bundle(
     draft.columns = parts
     return draft
 
-# %% ../nbs/00c_drafts.ipynb #f5b61b86
+# %% ../nbs/00c_drafts.ipynb #b2b2e342
 def texts(
     values: Iterable[Any],  # one value per well
 ) -> list[str]:  # a missing value is the empty text
@@ -186,7 +207,7 @@ class _Obs:
         self.problems.add_places(self.file, places, "a finite number")
         return values
 
-# %% ../nbs/00c_drafts.ipynb #e53ba43e
+# %% ../nbs/00c_drafts.ipynb #7d215c05
 def _read_role(part: str, cfg: DataConfig, obs: _Obs) -> Any:
     """The values of one optional part, or None where it is absent or has gaps."""
     name = getattr(cfg, part)
@@ -212,12 +233,14 @@ def _read_label(cfg: DataConfig, obs: _Obs) -> list[str] | None:
     if (column := obs.get(name, "label", required=True)) is None:
         return None
     values = texts(column)
+    if (gaps := values.count("")) and obs.need_targets:
+        return obs.problems.add(obs.file, f"obs column {name!r}", f"{gaps} wells without a value", "one for every well")
     if value not in values and obs.need_targets:
         known = f"one of {few(sorted(set(values)), 10)}"
         return obs.problems.add(obs.file, f"obs column {name!r}", f"no value {value!r}", known)
     return ["1" if text == value else "0" for text in values]
 
-# %% ../nbs/00c_drafts.ipynb #229626e5
+# %% ../nbs/00c_drafts.ipynb #0dc2c417
 _LOGS = {"log10": np.log10, "log1p": np.log1p, "log2": np.log2}
 _MIN_DEFINED = 10  # wells in which a score with gaps must be defined
 
@@ -258,7 +281,7 @@ def _read_scores(adata: AnnData, cfg: DataConfig, obs: _Obs) -> pd.DataFrame | N
             obs.problems.add(obs.file, f"score {name}", found, expected)
     return scores if len(scores.columns) else None
 
-# %% ../nbs/00c_drafts.ipynb #81b6a82b
+# %% ../nbs/00c_drafts.ipynb #ab5c6300
 def _open_h5ad(path: Path, problems: Problems) -> AnnData | None:
     """The file as AnnData, or None and a problem: HDF5 and AnnData fail in many ways on damaged bytes."""
     from anndata import read_h5ad
@@ -294,7 +317,18 @@ def _read_matrix(adata: AnnData, layer: str, file: str, problems: Problems) -> n
     places = [(f"{where}, well {wells[i]!r}, gene {genes[j]!r}", str(x[i, j])) for i, j in bad[: problems.listed]]
     return problems.add_places(file, places, "a finite number", total=len(bad))
 
-# %% ../nbs/00c_drafts.ipynb #90b00632
+# %% ../nbs/00c_drafts.ipynb #671188ff
+def _kept(frame: pd.DataFrame, file: str) -> pd.DataFrame:
+    stale = [c for c in frame if c.startswith(("pred_", "dist_")) or c == "latent_score"]
+    if stale:
+        log.warning("%s: obs columns of an earlier run are left out: %s", file, few(stale))
+    kept = {}
+    for name, column in frame.drop(columns=stale).items():
+        plain = np.asarray(column) if column.dtype == "category" else column
+        kept[name] = texts(column) if plain.dtype == object else np.asarray(plain)
+    return pd.DataFrame(kept)
+
+# %% ../nbs/00c_drafts.ipynb #56b3f07f
 def draft_h5ad(
     path: Path,  # an .h5ad file
     cfg: DataConfig,  # which column plays which part
@@ -326,7 +360,7 @@ def draft_h5ad(
         columns["compound"] = ["unknown"] * len(draft.wells)
     columns |= {part: _read_role(part, cfg, obs) for part in ("plate", "batch", "cluster", "activation_old", "dose")}
     draft.columns = {part: values for part, values in columns.items() if values is not None}
-    draft.kept = pd.DataFrame({c: np.asarray(v) if v.dtype == "category" else v for c, v in adata.obs.items()})
+    draft.kept = _kept(adata.obs, path.name)
     draft.counts = _dense(adata.layers["counts"]) if "counts" in adata.layers else None
     source = adata.uns.get("source")
     draft.source = {"format": "h5ad", "simulated": isinstance(source, Mapping) and bool(source.get("simulated", False))}
