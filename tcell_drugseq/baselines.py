@@ -83,7 +83,10 @@ def _linear_predictions(screen: AnnData, x: np.ndarray, train: np.ndarray, seed:
     from sklearn.preprocessing import StandardScaler
 
     predictions = {}
-    for name, y in screen.obsm["scores"].items() if "scores" in screen.obsm else ():
+    targets = dict(screen.obsm["scores"].items()) if "scores" in screen.obsm else {}
+    if "activation_old" in screen.obs:
+        targets["activation"] = screen.obs["activation_old"]
+    for name, y in targets.items():
         seen = train & y.notna().to_numpy()
         ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 6, 13)))
         predictions[f"pred_{name}"] = ridge.fit(x[seen], y[seen]).predict(x)
@@ -103,7 +106,7 @@ def fit_linear(
     split: np.ndarray,  # (N,) "train" or "val"
     seed: int = 614,  # of the inner folds
 ) -> pd.DataFrame:  # predictions of all wells, columns as `prediction_table` names them
-    """Ridge for every score, logistic regression for the label, on z-scored genes of the same split."""
+    """Ridge for every score and the historical activation, logistic regression for the label, on z-scored genes."""
     from threadpoolctl import threadpool_limits
 
     x, train = np.asarray(screen.X), split == "train"

@@ -31,7 +31,7 @@ __all__ = ['log', 'predict_wells', 'prediction_table', 'save_model', 'load_model
 def predict_wells(
     model: MultiTaskModel,
     x: np.ndarray | torch.Tensor,  # (N, G) expression, genes in the model's order
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> Output:  # NumPy arrays instead of tensors
     """Apply a model in evaluation mode, batch by batch."""
     model.eval()
@@ -98,7 +98,8 @@ def load_model(
     except FileNotFoundError:
         raise InputError(f"{path}: no such model file") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
-        raise InputError(f"{path}: not a model of tcell_drugseq (a pickle with code in it is refused)") from e
+        wanted = "a .pt file that `run` wrote (a pickle with code in it is refused)"
+        raise InputError(f"{path}: not a readable model, expected {wanted}") from e
     wanted = {"format", "model", "genes", "scores", "label", "activation", "state"}
     if not isinstance(saved, dict) or not wanted <= saved.keys():
         raise InputError(f"{path}: not a model of tcell_drugseq, expected the entries {', '.join(sorted(wanted))}")

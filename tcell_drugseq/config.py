@@ -60,7 +60,8 @@ class DataConfig:
     dose: str = _opt("dose", "obs column with the dose")
     layer: str = _opt("", "layer to read instead of X")
     well_pattern: str = _opt(
-        "", "regular expression with groups row and column, and if wanted plate and batch; empty: known forms"
+        "",
+        "regular expression with groups row and column, and if wanted plate and batch; empty: known forms",
     )
     normalise: bool = _opt(False, "X holds raw counts: scale each well to 10,000 and take log1p")
 
@@ -77,11 +78,10 @@ class ModelConfig:
     z_dim: int = _opt(32, "size of the latent vector")
     dropout: float = _opt(0.1, "dropout inside the Transformer layers")
     gene_dropout: float = _opt(0.5, "share of genes hidden (set to their training mean) in each training step")
-    n_components: int = _opt(
-        32, "principal components of the training wells on a linear path into z (induced); 0: none"
-    )
+    n_components: int = _opt(32, "principal components of the training wells on a linear path into z; 0: none")
     label_gain: float = _opt(
-        10.0, "the label head reads z times this, so that one label does not stretch all distances in z"
+        10.0,
+        "the label head reads z times this, so that one label does not stretch all distances in z",
     )
     use_zscore: bool = _opt(True, "z-score each gene with mean and SD of the training wells")
 
@@ -91,8 +91,7 @@ class ModelConfig:
             _at_least(name, getattr(self, name), 1)
         _at_least("n_layers", self.n_layers, 0)
         _at_least("n_components", self.n_components, 0)
-        if not self.label_gain > 0:
-            raise InputError(f"label_gain: found {self.label_gain}, expected a number above 0")
+        _between("label_gain", self.label_gain, 0.01, 1000)
         for name in ("dropout", "gene_dropout"):
             _between(name, getattr(self, name), 0, 0.95)
         if self.d_model % self.n_heads:
@@ -113,9 +112,9 @@ class TrainConfig:
     split: str = _opt("compound", "what training and validation never share: compound or another obs column; or random")
     val_fraction: float = _opt(0.2, "share of wells held out")
     seed: int = _opt(614, "seed of split, weights and batches")
-    num_threads: int = _opt(0, "CPU threads; 0: as many as the machine has cores")
-    device: str = _opt("auto", "auto, cpu, cuda, mps")
-    precision: str = _opt("32-true", "Fabric precision: 32-true, bf16-mixed, ...")
+    num_threads: int = _opt(0, "CPU threads; 0: PyTorch's own choice, which OMP_NUM_THREADS sets")
+    device: str = _opt("auto", "auto, cpu, cuda or mps")
+    precision: str = _opt("32-true", "32-true, bf16-mixed, 16-mixed or 64-true")
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
@@ -125,6 +124,8 @@ class TrainConfig:
         if not 0 < self.lr < 1:
             raise InputError(f"lr: found {self.lr}, expected a number between 0 and 1")
         _one_of("schedule", self.schedule, ("cosine", "constant"))
+        _one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
+        _one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed", "64-true"))
         _between("val_fraction", self.val_fraction, 0.05, 0.5)
 
 # %% ../nbs/00_config.ipynb #16791a2b
@@ -140,7 +141,8 @@ class ImportanceConfig:
     """What Gradient x Input explains."""
 
     gi_target: str = _opt(
-        "auto", "activation, logit, a score's name, or latent:3; auto: activation, else logit, else first score"
+        "auto",
+        "activation, logit, a score's name, or latent:3; auto: activation, else logit, else first score",
     )
     gi_batch_size: int = _opt(64, "wells per backward pass; does not change the result")
 
@@ -211,7 +213,7 @@ class SimConfig:
             _at_least(name, getattr(self, name), 0)
         _check_layout(self)
 
-# %% ../nbs/00_config.ipynb #2582afed
+# %% ../nbs/00_config.ipynb #e1ff55fd
 def leaves(
     cfg: Any,  # a config, nested or not
 ) -> dict[str, Any]:  # leaf name -> value
@@ -222,7 +224,7 @@ def leaves(
         out |= leaves(value) if hasattr(value, "__dataclass_fields__") else {f.name: value}
     return out
 
-# %% ../nbs/00_config.ipynb #bd7f61e5
+# %% ../nbs/00_config.ipynb #d0795a06
 def coerce(
     name: str,  # setting, for the message
     value: Any,  # as read from YAML, a notebook or a caller
@@ -243,7 +245,7 @@ def coerce(
     wanted = {tuple: "list of texts", str: "text", bool: "true or false", int: "whole number", float: "number"}[kind]
     raise InputError(f"{name}: found {value!r} ({type(value).__name__}), expected a {wanted}{hint}")
 
-# %% ../nbs/00_config.ipynb #16ae3fdd
+# %% ../nbs/00_config.ipynb #5e152d14
 def with_leaves(
     cfg: Any,  # config to start from
     values: Mapping[str, Any],  # leaf name -> new value
@@ -266,7 +268,7 @@ def with_leaves(
             mine[f.name] = coerce(f"{where}: {f.name}", values[f.name], value)
     return replace(cfg, **mine)
 
-# %% ../nbs/00_config.ipynb #a9683a84
+# %% ../nbs/00_config.ipynb #cdddba44
 def read_yaml(
     path: str | Path,  # a YAML file
 ) -> dict[str, Any]:  # its top-level mapping
@@ -286,7 +288,7 @@ def read_yaml(
         )
     return values
 
-# %% ../nbs/00_config.ipynb #d2f6d81d
+# %% ../nbs/00_config.ipynb #e382fcd8
 @contextmanager
 def renamed(
     path: str | Path,  # final name
@@ -300,7 +302,7 @@ def renamed(
     finally:
         tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_config.ipynb #86fb0f54
+# %% ../nbs/00_config.ipynb #a13c0d62
 def yaml_text(
     values: Mapping[str, Any],  # plain values, lists, tuples and mappings
 ) -> str:
@@ -314,7 +316,7 @@ def yaml_text(
 
     return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
 
-# %% ../nbs/00_config.ipynb #32899157
+# %% ../nbs/00_config.ipynb #fb3c4158
 def write_yaml(
     values: Mapping[str, Any],  # plain values, lists, tuples and mappings
     path: str | Path,  # written under a temporary name, then renamed
@@ -323,7 +325,7 @@ def write_yaml(
     with renamed(path) as tmp:
         tmp.write_text(yaml_text(values), encoding="utf-8")
 
-# %% ../nbs/00_config.ipynb #d72004bd
+# %% ../nbs/00_config.ipynb #6723ab1e
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "historical": {

@@ -77,6 +77,10 @@ class InducedRead(nn.Module):
         return self.out(read_genes(x, q, *keys, *values))
 
 # %% ../nbs/02_model.ipynb #143404ad
+def _gelu(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.gelu(x)
+
+
 def mixing_layers(
     d_model: int,  # width
     n_heads: int,
@@ -88,8 +92,9 @@ def mixing_layers(
     if not n_layers:
         return nn.Identity()
     layer = nn.TransformerEncoderLayer(
-        d_model, n_heads, 4 * d_model, dropout, activation="gelu", batch_first=True, norm_first=norm_first
+        d_model, n_heads, 4 * d_model, dropout, activation=_gelu, batch_first=True, norm_first=norm_first
     )
+    layer.self_attn.dropout = 0.0
     return nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
 
 # %% ../nbs/02_model.ipynb #3c6a90c7
@@ -125,7 +130,7 @@ class FullEncoder(nn.Module):
     ) -> torch.Tensor:  # (B, D)
         return self.mix(self.tokens(x)).mean(1)
 
-# %% ../nbs/02_model.ipynb #2393136e
+# %% ../nbs/02_model.ipynb #927d4c66
 def training_flops(
     n_genes: int,
     cfg: ModelConfig,
@@ -137,7 +142,7 @@ def training_flops(
     m = cfg.n_queries
     return 3 * (4 * m * g * d + cfg.n_layers * (4 * m**2 * d + 24 * m * d**2))
 
-# %% ../nbs/02_model.ipynb #927d4c66
+# %% ../nbs/02_model.ipynb #d3b6e458
 @dataclass(frozen=True)
 class Tasks:
     """Which heads exist; raises `InputError` when there is none."""
@@ -150,7 +155,7 @@ class Tasks:
         if not (self.scores or self.label):
             raise InputError("nothing to predict: found neither scores nor a label, expected at least one")
 
-# %% ../nbs/02_model.ipynb #321099ad
+# %% ../nbs/02_model.ipynb #2f650601
 class Output(NamedTuple):
     """What the model says of a batch; `None` for a head that does not exist."""
 
@@ -159,7 +164,7 @@ class Output(NamedTuple):
     logit: torch.Tensor | None  # (B,)
     activation: torch.Tensor | None  # (B,) in the units of the data
 
-# %% ../nbs/02_model.ipynb #d3b6e458
+# %% ../nbs/02_model.ipynb #72010d9e
 class MultiTaskModel(nn.Module):
     """Expression of a well -> latent vector -> scores, label logit, activation."""
 
@@ -204,7 +209,7 @@ class MultiTaskModel(nn.Module):
         act = None if self.activation_head is None else self.activation_head(z)[:, 0] * self.act_std + self.act_mean
         return Output(z, scores, logit, act)
 
-# %% ../nbs/02_model.ipynb #a5e750e0
+# %% ../nbs/02_model.ipynb #44fde740
 @torch.no_grad()
 def fit_buffers(
     model: MultiTaskModel,  # changed in place

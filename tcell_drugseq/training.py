@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'split_wells', 'Wells', 'tasks_of', 'multitask_loss', 'learning_rate', 'Fit', 'estimate_seconds', 'fit_model']
+__all__ = ['log', 'split_wells', 'Wells', 'tasks_of', 'multitask_loss', 'learning_rate', 'Fit', 'estimate_seconds',
+           'check_device', 'fit_model']
 
 # %% ../nbs/03_training.ipynb #a91daa95
 def _groups(screen: AnnData, column: str) -> np.ndarray:
@@ -54,7 +55,11 @@ def split_wells(
     n = screen.n_obs
     label = screen.obs["label"].to_numpy() if "label" in screen.obs else None
     if cfg.split == "random":
-        _, val = train_test_split(np.arange(n), test_size=cfg.val_fraction, stratify=label, random_state=cfg.seed)
+        share = {"test_size": cfg.val_fraction, "stratify": label, "random_state": cfg.seed}
+        try:
+            _, val = train_test_split(np.arange(n), **share)
+        except ValueError as e:
+            raise InputError(f"split: {n} wells can't be split with val_fraction {cfg.val_fraction}: {e}") from e
     else:
         groups = _groups(screen, cfg.split)
         n_groups = len(set(groups))
@@ -66,11 +71,16 @@ def split_wells(
     split = np.full(n, "train", dtype=object)
     split[val] = "val"
     if label is not None:
-        for side in ("train", "val"):
-            if len(set(label[split == side])) < 2:
-                raise InputError(
-                    f"split: by {cfg.split}, all {side} wells have one label; choose another split or seed"
-                )
+        for side, needed in (("train", 2), ("val", 1)):
+            zeros, ones = np.bincount(label[split == side], minlength=2)
+            if min(zeros, ones) < needed:
+                found = f"{zeros} {side} wells of class 0 and {ones} of class 1"
+                raise InputError(f"split: by {cfg.split}: found {found}; choose another split or seed")
+    for name, values in screen.obsm["scores"].items() if "scores" in screen.obsm else ():
+        for side, needed in (("train", 2), ("val", 1)):
+            if (defined := int(values[split == side].notna().sum())) < needed:
+                found = f"score {name} is defined in {defined} {side} wells"
+                raise InputError(f"split: by {cfg.split}: {found}; choose another split or seed")
     return split
 
 # %% ../nbs/03_training.ipynb #2de1f212
@@ -111,10 +121,11 @@ class Wells:
 # %% ../nbs/03_training.ipynb #50414dcc
 def tasks_of(
     screen: AnnData,
+    lambda_reg: float = 0.2,  # weight of the historical activation; 0: no loss, so no head
 ) -> Tasks:  # the heads that this screen can train
     """Which heads this screen has targets for; raises `InputError` when there is none."""
     scores = tuple(map(str, screen.obsm["scores"].columns)) if "scores" in screen.obsm else ()
-    return Tasks(scores, "label" in screen.obs, "activation_old" in screen.obs)
+    return Tasks(scores, "label" in screen.obs, "activation_old" in screen.obs and lambda_reg > 0)
 
 # %% ../nbs/03_training.ipynb #533ff93f
 def multitask_loss(
@@ -156,7 +167,7 @@ def _seed_epoch(seed: int, epoch: int, n: int) -> torch.Tensor:
     return torch.randperm(n)
 
 
-def _validate(model: MultiTaskModel, wells: Wells, lambda_reg: float, batch_size: int = 256) -> dict[str, float]:
+def _validate(model: MultiTaskModel, wells: Wells, lambda_reg: float, batch_size: int = 64) -> dict[str, float]:
     model.eval()
     with torch.no_grad():
         outs = [model(wells.x[i : i + batch_size]) for i in range(0, len(wells), batch_size)]
@@ -241,22 +252,25 @@ def estimate_seconds(
     return training_flops(n_genes, model_cfg) * n_wells * epochs / speed
 
 # %% ../nbs/03_training.ipynb #a6f5c035
-def _new_model(screen: AnnData, train: Wells, model_cfg: ModelConfig, seed: int) -> MultiTaskModel:
-    torch.manual_seed(seed)
-    model = MultiTaskModel(screen.var_names, tasks_of(screen), model_cfg)
+def _new_model(screen: AnnData, train: Wells, model_cfg: ModelConfig, cfg: TrainConfig) -> MultiTaskModel:
+    torch.manual_seed(cfg.seed)
+    model = MultiTaskModel(screen.var_names, tasks_of(screen, cfg.lambda_reg), model_cfg)
     fit_buffers(model, train.x, train.scores, train.activation)
     return model
 
 
 def _warn_if_slow(n_genes: int, n_wells: int, model_cfg: ModelConfig, epochs: int, device: str) -> None:
     if model_cfg.encoder == "full" and device == "cpu":
-        hours = estimate_seconds(n_genes, n_wells, model_cfg, epochs) / 3600
-        log.warning("full attention over %d genes on a CPU: %.1f hours or more; try --encoder induced", n_genes, hours)
+        minutes = estimate_seconds(n_genes, n_wells, model_cfg, epochs) / 60
+        if minutes > 5:
+            log.warning(
+                "full attention over %d genes on a CPU: %.0f minutes or more; try --encoder induced", n_genes, minutes
+            )
 
 
 def _fit_key(screen: AnnData, split: np.ndarray, model_cfg: ModelConfig, cfg: TrainConfig) -> str:
     names = list(screen.obs_names), list(screen.var_names)
-    about = [leaves(model_cfg), leaves(cfg), list(split), names, torch.__version__]
+    about = [leaves(model_cfg), leaves(cfg), list(split), names, torch.__version__, torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(about, default=list).encode())
     for part in vars(Wells.of(screen)).values():
         digest.update(b"" if part is None else part.numpy().tobytes())
@@ -281,11 +295,22 @@ def _note_epoch(fit: Fit, row: dict[str, float], lr: float) -> None:
         fit.best_epoch, fit.best = row["epoch"], fit.last
 
 # %% ../nbs/03_training.ipynb #e913cd29
+def check_device(
+    cfg: TrainConfig,
+) -> None:
+    """Raise `InputError` when the device asked for is not there."""
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if cfg.device in there and not there[cfg.device]():
+        raise InputError(
+            f"device: found {cfg.device!r}, which this machine or this PyTorch lacks; expected auto or cpu"
+        )
+
+# %% ../nbs/03_training.ipynb #3931b4c1
 def _quiet() -> bool:
     in_jupyter = "ipykernel" in sys.modules and not os.environ.get("TQDM_DISABLE")
     return not (in_jupyter or sys.stderr.isatty())
 
-# %% ../nbs/03_training.ipynb #48421211
+# %% ../nbs/03_training.ipynb #1640e2af
 def fit_model(
     screen: AnnData,
     split: np.ndarray,  # (N,) "train" or "val"
@@ -299,13 +324,14 @@ def fit_model(
     """
     from lightning_fabric import Fabric
 
-    torch.set_num_threads(cfg.num_threads or os.cpu_count() or 1)
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
     fabric = Fabric(accelerator=cfg.device, devices=1, precision=cfg.precision)
     wells = Wells.of(screen)
     train, val = (wells[split == side].to(fabric.device) for side in ("train", "val"))
     _warn_if_slow(screen.n_vars, len(train), model_cfg, cfg.epochs, fabric.device.type)
     with torch.random.fork_rng():
-        model = _new_model(screen, wells[split == "train"], model_cfg, cfg.seed)
+        model = _new_model(screen, wells[split == "train"], model_cfg, cfg)
         adamw = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
         net, optimizer = fabric.setup(model, adamw)
         key = _fit_key(screen, split, model_cfg, cfg)
