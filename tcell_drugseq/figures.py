@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['plot_losses', 'metric', 'plot_scores', 'plot_label', 'latent_coordinates', 'plot_latent', 'latent_map',
-           'plot_compounds', 'plot_plates', 'plot_genes']
+__all__ = ['plot_losses', 'metric', 'predicted_scores', 'plot_scores', 'plot_label', 'latent_coordinates', 'plot_latent',
+           'latent_map', 'plot_compounds', 'plot_plates', 'plot_genes']
 
 # %% ../nbs/05a_figures.ipynb #44921b85
 _TRAIN, _VAL, _UP, _DOWN, _GREY, _DARK = "#0173B2", "#DE8F05", "#D55E00", "#56B4E9", "#B8B8B8", "#333333"
@@ -66,20 +66,24 @@ def _figure(
         sns.despine(ax=ax)
     return fig, axes[:n]
 
-
+# %% ../nbs/05a_figures.ipynb #04525023
 def _text(name: object, width: int = 32) -> str:
     """A name as an axis label: one line, not too long, and `$` is a dollar sign, not the start of a formula."""
     line = " ".join(str(name).split())
     return (line if len(line) <= width else line[: width - 1] + "…").replace("$", r"\$")
 
 
-_UNITS = {"dist_euclid": "distance (latent units)", "dist_cosine": "cosine distance (0 to 2)"}
+_UNITS = {
+    "dist_relative": "distance (controls = 1)",
+    "dist_euclid": "distance (latent units)",
+    "dist_cosine": "cosine distance (0 to 2)",
+}
 
 
 def _legend_beside(ax: Axes, **kwargs) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handletextpad=0.2, **kwargs)
 
-# %% ../nbs/05a_figures.ipynb #267a0b00
+# %% ../nbs/05a_figures.ipynb #066a167e
 _LOSSES = {
     "total": "total loss",
     "mse": "scores: mean squared error",
@@ -112,12 +116,12 @@ def plot_losses(
     axes[0].legend(frameon=False)
     return fig
 
-# %% ../nbs/05a_figures.ipynb #0c7245fb
+# %% ../nbs/05a_figures.ipynb #e2e94910
 def metric(
     results: AnnData,  # results with the long table `uns["metrics"]`
     target: str,  # a score, "label" or "activation"
     name: str,  # R2, AUROC, ...
-    split: str = "val",  # "train" or "val"
+    split: str = "val",  # "train", "val" or "new"
     model: str = "transformer",  # or "ridge": ridge for scores, logistic regression for the label
 ) -> float:  # NaN where it was not measured
     """Look one value up in the table of metrics."""
@@ -126,17 +130,27 @@ def metric(
     hit = table.loc[np.logical_and.reduce([table[column] == value for column, value in wanted.items()]), "value"]
     return float(hit.iloc[0]) if len(hit) else float("nan")
 
-# %% ../nbs/05a_figures.ipynb #8f7abf72
+# %% ../nbs/05a_figures.ipynb #4bae4c77
+def predicted_scores(
+    results: AnnData,  # results of a run
+) -> list[str]:  # in the order of `obsm["scores"]`
+    """Name the scores that are both measured and predicted."""
+    measured = results.obsm["scores"] if "scores" in results.obsm else ()
+    return [score for score in measured if f"pred_{score}" in results.obs]
+
+# %% ../nbs/05a_figures.ipynb #0d64ab63
 @_styled
 def plot_scores(
-    results: AnnData,  # results with `obsm["scores"]` and `pred_*` in `obs`
+    results: AnnData,  # results with at least one of `predicted_scores`
 ) -> Figure:  # one column per score, training wells above validation wells
     """Draw predicted against measured scores, training and validation apart, with the R² of each."""
-    scores = results.obsm["scores"]
-    panels = list(itertools.product(_splits(results), scores.columns))
-    fig, axes = _figure(len(panels), ncols=min(scores.shape[1], 4) if scores.shape[1] > 1 else 2, height=3)
+    scores = predicted_scores(results)
+    panels = list(itertools.product(_splits(results), scores))
+    fig, axes = _figure(len(panels), ncols=min(len(scores), 4) if len(scores) > 1 else 2, height=3)
     for ax, (split, score) in zip(axes, panels, strict=True):
-        both = pd.DataFrame({"measured": scores[score], "predicted": results.obs[f"pred_{score}"]}).dropna()
+        both = pd.DataFrame(
+            {"measured": results.obsm["scores"][score], "predicted": results.obs[f"pred_{score}"]}
+        ).dropna()
         ends = [both.min().min(), both.max().max()]  # of both splits, so that their panels compare
         wells = both[results.obs.loc[both.index, "split"] == split]
         name, colour = _SPLITS[split]
@@ -148,7 +162,7 @@ def plot_scores(
         ax.set(xlabel="measured", ylabel="predicted", box_aspect=1)
     return fig
 
-# %% ../nbs/05a_figures.ipynb #8175bf68
+# %% ../nbs/05a_figures.ipynb #0c2b6049
 @_styled
 def plot_label(
     results: AnnData,  # results with `label` and `pred_label_prob` in `obs`
@@ -179,7 +193,7 @@ def plot_label(
     right.set(title=f"{len(wells)} {name} wells", xlabel="predicted label", ylabel="measured label")
     return fig
 
-# %% ../nbs/05a_figures.ipynb #b6512ba9
+# %% ../nbs/05a_figures.ipynb #ab5c47f0
 def latent_coordinates(
     results: AnnData,  # results with `obsm["X_latent"]`
     method: str = "pca",  # "pca" or "umap"
@@ -205,19 +219,17 @@ def latent_coordinates(
         return pd.DataFrame(wells.obsm["X_umap"], index=results.obs_names, columns=["UMAP 1", "UMAP 2"])
     raise ValueError(f"method: found {method!r}, expected pca or umap")
 
-# %% ../nbs/05a_figures.ipynb #bc2c6297
+# %% ../nbs/05a_figures.ipynb #449885de
 def _classes(results: AnnData, top: int = 20) -> pd.Series:
     """The class of each well's compound: control, one of the `top` furthest, or another."""
     obs = results.obs
-    ranked = results.uns["compounds"]["compound"].astype(str)
+    ranked = results.uns["compounds"]["compound"].astype(str) if "compounds" in results.uns else pd.Series(dtype=str)
     best = ranked[~ranked.isin(obs.loc[obs["is_control"], "compound"].astype(str))][:top]
-    name = f"top {len(best)} compounds"
-    kind = np.where(
-        obs["is_control"], "control", np.where(obs["compound"].astype(str).isin(best), name, "other compounds")
-    )
-    return pd.Series(pd.Categorical(kind, ["other compounds", name, "control"]), index=results.obs_names)
+    name, others = f"top {len(best)} compounds", "other compounds" if len(best) else "compounds"
+    kind = np.where(obs["is_control"], "control", np.where(obs["compound"].astype(str).isin(best), name, others))
+    return pd.Series(pd.Categorical(kind, [others, name, "control"]), index=results.obs_names)
 
-# %% ../nbs/05a_figures.ipynb #f9db4825
+# %% ../nbs/05a_figures.ipynb #3a6a4dfd
 def _scatter_groups(ax: Axes, xy: pd.DataFrame, groups: pd.Series, colours: list) -> None:
     names = groups.cat.categories if isinstance(groups.dtype, pd.CategoricalDtype) else sorted(groups.unique())
     for name, colour in zip(names, colours, strict=True):
@@ -229,35 +241,36 @@ def _scatter_groups(ax: Axes, xy: pd.DataFrame, groups: pd.Series, colours: list
     if len(names) <= 16:
         _legend_beside(ax)
 
-# %% ../nbs/05a_figures.ipynb #ab5c47f0
+# %% ../nbs/05a_figures.ipynb #21a6ad23
 @_styled
 def plot_latent(
     results: AnnData,  # results with `obsm["X_latent"]`
     method: str = "pca",  # "pca" or "umap"
     top: int = 20,  # compounds that count as the furthest
-) -> Figure:  # a panel each for compound class, distance, and, where known, label and plate
+) -> Figure:  # a panel for compound class and, where known, one each for distance, label and plate
     """Draw the latent map, coloured by compound class, distance, label and plate."""
     import seaborn as sns
 
     xy = latent_coordinates(results, method)
     obs = results.obs
-    known = [c for c in ("label", "plate") if c in obs]
-    fig, axes = _figure(2 + len(known), ncols=2, height=3.1)
-    _scatter_groups(axes[0], xy, _classes(results, top), [_GREY, _UP, _TRAIN])
-    order = np.argsort(obs["dist_euclid"].to_numpy())
-    points = axes[1].scatter(
-        *xy.iloc[order].to_numpy().T, c=obs["dist_euclid"].iloc[order], s=9, cmap="viridis", linewidths=0
-    )
-    fig.colorbar(points, cax=axes[1].inset_axes((1.04, 0.05, 0.04, 0.9)), label=_UNITS["dist_euclid"])
-    for ax, column in zip(axes[2:], known, strict=True):
-        groups = obs[column].astype(str)
-        few = groups.nunique() <= 10
-        _scatter_groups(ax, xy, groups, sns.color_palette("colorblind" if few else "viridis", groups.nunique()))
-    for ax, title in zip(axes, ["compound class", "distance to the control centre", *known], strict=True):
+    titles = {"dist_relative": "distance to the control centre", "label": "label", "plate": "plate"}
+    titles = {"": "compound class"} | {column: title for column, title in titles.items() if column in obs}
+    fig, axes = _figure(len(titles), ncols=2, height=3.1)
+    for ax, (column, title) in zip(axes, titles.items(), strict=True):
         ax.set(title=title, xlabel=xy.columns[0], ylabel=xy.columns[1], xticks=[], yticks=[])
+        if not column:
+            _scatter_groups(ax, xy, _classes(results, top), [_GREY, _UP, _TRAIN])
+        elif column == "dist_relative":
+            far = obs[column].sort_values()
+            points = ax.scatter(*xy.loc[far.index].to_numpy().T, c=far, s=9, cmap="viridis", linewidths=0)
+            fig.colorbar(points, cax=ax.inset_axes((1.04, 0.05, 0.04, 0.9)), label=_UNITS[column])
+        else:
+            groups = obs[column].astype(str)
+            few = groups.nunique() <= 10
+            _scatter_groups(ax, xy, groups, sns.color_palette("colorblind" if few else "viridis", groups.nunique()))
     return fig
 
-# %% ../nbs/05a_figures.ipynb #449885de
+# %% ../nbs/05a_figures.ipynb #3b899ce8
 def latent_map(
     results: AnnData,  # results with `obsm["X_latent"]`
     method: str = "pca",  # "pca" or "umap"
@@ -267,12 +280,16 @@ def latent_map(
     import plotly.graph_objects as go
 
     xy, kinds = latent_coordinates(results, method).round(3), _classes(results, top)
-    lines = results.obs.assign(well=results.obs_names)[["compound", "well", "dist_euclid", "split"]]
-    lines[["compound", "well"]] = lines[["compound", "well"]].astype(str).map(html.escape, quote=False)
-    texts = np.array([f"<b>{c}</b><br>{w}<br>distance {d:.2f}<br>{s} well" for c, w, d, s in lines.to_numpy()])
+    lines = results.obs.assign(well=results.obs_names)[["compound", "well", "split"]]
+    lines = lines.astype(str).map(html.escape, quote=False)
+    texts = "<b>" + lines["compound"] + "</b><br>" + lines["well"] + "<br>" + lines["split"] + " well"
+    if "dist_relative" in results.obs:
+        texts += "<br>distance " + results.obs["dist_relative"].map("{:.2f}".format) + " (control wells = 1)"
     fig = go.Figure()
     for name, colour in zip(kinds.cat.categories, [_GREY, _UP, _TRAIN], strict=True):
         wells = (kinds == name).to_numpy()
+        if not wells.any():
+            continue
         x, y = xy[wells].to_numpy().T
         marker = {"color": colour, "size": 6, "opacity": 0.85}
         fig.add_scatter(
@@ -294,15 +311,15 @@ def latent_map(
     fig.update_yaxes(title=xy.columns[1], showticklabels=False, ticks="")
     return fig
 
-# %% ../nbs/05a_figures.ipynb #1ecde3b2
+# %% ../nbs/05a_figures.ipynb #bafd2e74
 @_styled
 def plot_compounds(
-    results: AnnData,  # results with `dist_euclid` in `obs` and `uns["compounds"]`
+    results: AnnData,  # results with `dist_relative` in `obs` and `uns["compounds"]`
     top: int = 20,  # compounds shown
 ) -> Figure:  # compounds from the furthest down, every well a dot
     """Draw the compounds furthest from the control, with every replicate and the spread of the control wells."""
     obs = results.obs
-    control = obs.loc[obs["is_control"], "dist_euclid"]
+    control = obs.loc[obs["is_control"], "dist_relative"]
     wells = obs[_classes(results, top).str.startswith("top").to_numpy()]
     names = [c for c in results.uns["compounds"]["compound"].astype(str) if c in set(wells["compound"].astype(str))]
     place = wells["compound"].astype(str).map({c: i for i, c in enumerate(names)}).to_numpy()
@@ -316,7 +333,7 @@ def plot_compounds(
         name, colour = _SPLITS[split]
         mine = (wells["split"] == split).to_numpy()
         ax.scatter(
-            wells["dist_euclid"][mine],
+            wells["dist_relative"][mine],
             place[mine],
             s=26,
             color=colour,
@@ -325,17 +342,16 @@ def plot_compounds(
             label=f"{name} well",
             zorder=3,
         )
-    means = wells["dist_euclid"].groupby(place).mean()
+    means = wells["dist_relative"].groupby(place).mean()
     ax.scatter(means, means.index, marker="|", s=110, color=_DARK, label="mean", zorder=4)
     ax.set_yticks(range(len(names)), [_text(c) for c in names])
-    ax.set(
-        xlabel="Euclidean distance to the control centre (latent units)", ylim=(len(names) - 0.4, -0.6), xlim=(0, None)
-    )
+    far = "distance to the control centre (control wells of the same split = 1)"
+    ax.set(xlabel=far, ylim=(len(names) - 0.4, -0.6), xlim=(0, None))
     ax.grid(axis="y", lw=0.4)
     _legend_beside(ax)
     return fig
 
-# %% ../nbs/05a_figures.ipynb #3b899ce8
+# %% ../nbs/05a_figures.ipynb #2cb29089
 @_styled
 def plot_plates(
     results: AnnData,  # results with `row` and `column` in `obs`
@@ -369,7 +385,7 @@ def plot_plates(
     fig.suptitle(f"{label}{part}; dots: control wells", x=0.01, ha="left", fontsize=10)
     return fig
 
-# %% ../nbs/05a_figures.ipynb #46dcadce
+# %% ../nbs/05a_figures.ipynb #d21478d6
 @_styled
 def plot_genes(
     results: AnnData,  # results with `importance` and `effect_per_sd` in `var`

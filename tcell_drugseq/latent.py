@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'latent_norm', 'score_metabolites', 'dmso_center', 'distance_to_dmso', 'rank_compounds', 'add_distances']
+__all__ = ['log', 'latent_norm', 'score_metabolites', 'dmso_center', 'distance_to_dmso', 'relative_distance', 'rank_compounds',
+           'add_distances']
 
 # %% ../nbs/04_latent.ipynb #f2fbb5f5
 def latent_norm(
@@ -70,16 +71,42 @@ def distance_to_dmso(
     return np.linalg.norm(z - center, axis=1), 1 - cosine
 
 # %% ../nbs/04_latent.ipynb #d787932b
+def relative_distance(
+    distance: np.ndarray,  # (N,) distance of each well to the DMSO centre
+    obs: pd.DataFrame,  # (N,) is_control and, if there was one, split
+    min_controls: int = 3,  # a side with fewer control wells is measured against all of them
+) -> np.ndarray:  # (N,) control wells have a mean of 1
+    """Distance of each well in units of the control wells on its side of the split."""
+    control = obs["is_control"].to_numpy()
+    split = obs["split"].astype(str).to_numpy() if "split" in obs else np.full(len(obs), "all")
+    relative = np.empty(len(obs))
+    for side in np.unique(split):
+        at = split == side
+        alike = at & control
+        if alike.sum() < min_controls:
+            log.warning(
+                "%d control wells are %s wells: their distances are measured by all control wells", alike.sum(), side
+            )
+            alike = control
+        unit = distance[alike].mean()
+        relative[at] = distance[at] / unit if unit > 0 else np.nan
+    return relative
+
+# %% ../nbs/04_latent.ipynb #36b5269d
 def rank_compounds(
-    obs: pd.DataFrame,  # (N,) compound, is_control, dist_euclid, dist_cosine, latent_score
+    obs: pd.DataFrame,  # (N,) compound, is_control, dist_relative, dist_euclid, dist_cosine, latent_score, split
     activation: np.ndarray | None = None,  # (N,) predicted activation, logit or score
 ) -> pd.DataFrame:  # one row per compound, farthest first
-    """Rank compounds by their wells' mean distance to DMSO."""
-    table = obs[["compound", "dist_euclid", "dist_cosine", "latent_score"]].copy()
+    """Rank compounds by their wells' mean relative distance to DMSO."""
+    table = obs[["compound", "dist_relative", "dist_euclid", "dist_cosine", "latent_score"]].copy()
     table["compound"] = table["compound"].astype(str)
+    table["split"] = obs["split"].astype(str) if "split" in obs else "all"
     table["shift"] = np.nan if activation is None else activation - activation[obs["is_control"]].mean()
     ranked = table.groupby("compound", sort=False).agg(
+        split=("split", lambda sides: "+".join(sorted(set(sides)))),
         wells=("dist_euclid", "size"),
+        dist_relative=("dist_relative", "mean"),
+        dist_relative_std=("dist_relative", "std"),
         dist_euclid=("dist_euclid", "mean"),
         dist_euclid_std=("dist_euclid", "std"),
         dist_cosine=("dist_cosine", "mean"),
@@ -87,13 +114,13 @@ def rank_compounds(
         latent_score_std=("latent_score", "std"),
         activation_shift=("shift", "mean"),
     )
-    ranked = ranked.reset_index().sort_values(["dist_euclid", "compound"], ascending=[False, True], ignore_index=True)
+    ranked = ranked.reset_index().sort_values(["dist_relative", "compound"], ascending=[False, True], ignore_index=True)
     ranked.insert(0, "rank", np.arange(1, len(ranked) + 1))
     return ranked
 
-# %% ../nbs/04_latent.ipynb #77a88a2a
+# %% ../nbs/04_latent.ipynb #c105b849
 def add_distances(
-    results: AnnData,  # with obsm["X_latent"]; latent_score, dist_euclid, dist_cosine are added to obs
+    results: AnnData,  # with obsm["X_latent"]; latent_score and dist_* are added to obs
     cfg: LatentConfig = LatentConfig(),
     activation: np.ndarray | None = None,  # (N,) what `activation_shift` is taken from
 ) -> None:
@@ -105,4 +132,5 @@ def add_distances(
         return
     center = dmso_center(z, results.obs, cfg.dmso_cluster)
     results.obs["dist_euclid"], results.obs["dist_cosine"] = distance_to_dmso(z, center)
+    results.obs["dist_relative"] = relative_distance(results.obs["dist_euclid"].to_numpy(), results.obs)
     results.uns["compounds"] = rank_compounds(results.obs, activation)

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from .config import InputError, coerce, renamed, write_yaml
-from .figures import metric
+from .figures import metric, predicted_scores
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -114,8 +114,16 @@ def show_map(
     display(HTML(page))
 
 # %% ../nbs/06_report.ipynb #beb795dd
-def _controls(results: AnnData) -> set[str]:
-    return set(results.obs.loc[results.obs["is_control"], "compound"].astype(str))
+def _judged_by(results: AnnData) -> str:
+    return "val" if (results.obs["split"] == "val").any() else "new"
+
+
+def _ranked(results: AnnData) -> list[str]:
+    """The compounds from the furthest down, without the control."""
+    if "compounds" not in results.uns:
+        return []
+    controls = set(results.obs.loc[results.obs["is_control"], "compound"].astype(str))
+    return [name for name in results.uns["compounds"]["compound"].astype(str) if name not in controls]
 
 
 def report_metrics(
@@ -123,50 +131,47 @@ def report_metrics(
     top: int = 10,  # compounds and genes named
 ) -> dict[str, Any]:  # plain values, ready for JSON; a value that is not finite is None
     """Sum a run up: what was read, how well held-out wells were predicted, what came out on top."""
-    source, table = results.uns["source"], results.uns["metrics"]
+    source, table, obs, split = results.uns["source"], results.uns["metrics"], results.obs, _judged_by(results)
     held_out: dict[str, dict] = {}
-    for row in table[table["split"] == "val"].itertuples():
+    for row in table[table["split"] == split].itertuples():
         value = float(row.value) if math.isfinite(row.value) else None
         held_out.setdefault(str(row.model), {}).setdefault(str(row.target), {})[str(row.metric)] = value
-    names = results.uns["compounds"]["compound"].astype(str)
     return {
         "data": str(source["name"]),
         "hash": str(source["hash"]),
         "simulated": bool(source["simulated"]),
         "wells": results.n_obs,
         "genes": results.n_vars,
-        "compounds": int((~names.isin(_controls(results))).sum()),
-        "control_wells": int(results.obs["is_control"].sum()),
-        "validation_wells": int((results.obs["split"] == "val").sum()),
+        "compounds": int(obs.loc[~obs["is_control"], "compound"].nunique()),
+        "control_wells": int(obs["is_control"].sum()),
+        "split": split,
+        "validation_wells": int((obs["split"] == split).sum()),
         "validation": held_out,
-        "top_compounds": names[~names.isin(_controls(results))].head(top).tolist(),
+        "top_compounds": _ranked(results)[:top],
         "top_genes": results.var["effect_per_sd"].abs().nlargest(top).index.astype(str).tolist(),
     }
 
-# %% ../nbs/06_report.ipynb #95157263
+# %% ../nbs/06_report.ipynb #942b4b8d
 def conclude(
     results: AnnData,  # results of a run
     top: int = 5,  # compounds and genes named
 ) -> list[str]:  # sentences with the numbers of this run
     """Answer in words: how well held-out wells are predicted, which compounds moved, which genes mattered."""
-    obs, said = results.obs, []
-    split, wells = ("val", "validation wells") if (obs["split"] == "val").any() else ("new", "new wells")
-    where = f"on the {(obs['split'] == split).sum()} {wells}"
-    targets = [(s, "R2", "ridge") for s in results.obsm["scores"]] if "scores" in results.obsm else []
-    targets += [("label", "AUROC", "logistic")] if "pred_label_prob" in obs else []
+    obs, said, split = results.obs, [], _judged_by(results)
+    where = f"on the {(obs['split'] == split).sum()} {'validation' if split == 'val' else 'new'} wells"
+    targets = [(s, "R2", "ridge") for s in predicted_scores(results)]
+    targets += [("activation", "R2", "ridge")] if {"activation_old", "pred_activation"} <= set(obs) else []
+    targets += [("label", "AUROC", "logistic")] if {"label", "pred_label_prob"} <= set(obs) else []
     for target, name, simple in targets:
         ours, theirs = (metric(results, target, name, split, model) for model in ("transformer", "ridge"))
         beside = f"; {simple} regression {theirs:.2f}" if math.isfinite(theirs) else ""
         said.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
-    far = obs.loc[obs["is_control"], "dist_euclid"].quantile(0.95)
-    nearest = obs[~obs["is_control"]].groupby(obs["compound"].astype(str))["dist_euclid"].min()
-    names = results.uns["compounds"]["compound"].astype(str)
-    names = names[~names.isin(_controls(results))]
-    said.append(f"Furthest from the control: {', '.join(names[:top])}.")
-    beyond = (
-        f"{(nearest > far).sum()} of {len(names)} compounds have every well further out than 95 % of the control wells"
-    )
-    said.append(f"{beyond}. This ranks compounds; it is not a test of significance.")
+    if names := _ranked(results):
+        far = obs.loc[obs["is_control"], "dist_relative"].quantile(0.95)
+        nearest = obs[~obs["is_control"]].groupby(obs["compound"].astype(str))["dist_relative"].min()
+        said.append(f"Furthest from the control: {', '.join(names[:top])}.")
+        beyond = f"{(nearest > far).sum()} of {len(names)} compounds have every well further out than"
+        said.append(f"{beyond} 95 % of the control wells. This ranks compounds; it is not a test of significance.")
     effect = results.var["effect_per_sd"]
     genes = effect[effect.abs().nlargest(top).index]
     signed = ", ".join(f"{gene} ({'+' if value > 0 else '−'})" for gene, value in genes.items())
@@ -174,7 +179,7 @@ def conclude(
     said.append(f"{weigh} (+ where more of the gene raises it): {signed}.")
     return said
 
-# %% ../nbs/06_report.ipynb #5ebec6c9
+# %% ../nbs/06_report.ipynb #f7c6c312
 def read_notebook_parameters(
     notebook: str | Path,  # an .ipynb with a cell tagged `parameters`
 ) -> dict[str, Any]:  # name -> default
@@ -198,7 +203,7 @@ def read_notebook_parameters(
             ) from e
     return defaults
 
-# %% ../nbs/06_report.ipynb #2a66899e
+# %% ../nbs/06_report.ipynb #012f961d
 def check_parameters(
     notebook: str | Path,  # an .ipynb with a cell tagged `parameters`
     params: Mapping[str, Any],  # what the user wants to set
@@ -216,11 +221,11 @@ def check_parameters(
         checked[name] = list(value) if isinstance(value, tuple) else value
     return checked
 
-# %% ../nbs/06_report.ipynb #9110c1e1
+# %% ../nbs/06_report.ipynb #48fe1739
 class ReportError(RuntimeError):
     """A notebook did not run through; the text names the cell and the exception."""
 
-# %% ../nbs/06_report.ipynb #48fe1739
+# %% ../nbs/06_report.ipynb #506db6b8
 def execute_notebook(
     notebook: str | Path,  # what to run
     params: Mapping[str, Any],  # checked parameters, typed
@@ -256,7 +261,7 @@ def execute_notebook(
             running.replace(failed)
         shutil.rmtree(sockets, ignore_errors=True)
 
-# %% ../nbs/06_report.ipynb #15b7e3c4
+# %% ../nbs/06_report.ipynb #de3a6463
 _ASSETS = Path(str(resources.files("tcell_drugseq"))) / "assets"
 _MAX_BYTES = 6_000_000
 
@@ -284,15 +289,16 @@ def _write(path: Path, text: str) -> None:
     with renamed(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
 
-# %% ../nbs/06_report.ipynb #1efce153
+# %% ../nbs/06_report.ipynb #f83f4c36
 def _line(folder: Path, found: dict) -> dict:
     """What the list shows of one experiment."""
     ours, ridge = (found.get("validation", {}).get(model, {}) for model in ("transformer", "ridge"))
+    where = " new wells" if found.get("split") == "new" else ""  # the list is otherwise of validation wells
 
     def beside(target: str, name: str) -> str:
         values = [m.get(target, {}).get(name) for m in (ours, ridge)]
         ours_, ridge_ = ("–" if v is None else f"{v:.2f}" for v in values)
-        return f"{ours_} ({ridge_})"
+        return f"{ours_} ({ridge_}){where}"
 
     r2 = {target: beside(target, "R2") for target, values in ours.items() if "R2" in values}
     auroc = beside("label", "AUROC") if "label" in ours else ""
@@ -323,7 +329,7 @@ def write_index(
     _write(index, pages.get_template("experiments.html.j2").render(rows=rows))
     return index
 
-# %% ../nbs/06_report.ipynb #05d5bce5
+# %% ../nbs/06_report.ipynb #a442c837
 def default_notebook() -> Path:
     """`nbs/analysis/10_experiment.ipynb` of the repository that the package was installed from, or an `InputError`."""
     notebook = _ASSETS.parents[1] / "nbs" / "analysis" / "10_experiment.ipynb"
@@ -331,7 +337,7 @@ def default_notebook() -> Path:
         raise InputError(f"{notebook}: no such notebook; say which one to run")
     return notebook
 
-# %% ../nbs/06_report.ipynb #e508b1c2
+# %% ../nbs/06_report.ipynb #79c91fb0
 def _folder(name: str, reports: Path, overwrite: bool) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name) or name.endswith((".failed", ".html", ".yaml")):
         raise InputError(f"experiment name: found {name!r}, expected letters, digits, '_', '-' and '.', at most 100")
@@ -341,6 +347,15 @@ def _folder(name: str, reports: Path, overwrite: bool) -> Path:
     if folder.exists() and not (folder / "report.html").is_file():
         raise InputError(f"{folder}: is not a report, so it is not overwritten")
     return folder
+
+
+def _clear(partial: Path) -> None:
+    """Make an empty folder, but for the state of an unfinished training."""
+    partial.mkdir(parents=True, exist_ok=True)
+    for path in partial.iterdir():
+        if path.name in (".results.partial", ".results.partial.lock"):
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _replace(folder: Path, to: Path) -> None:
@@ -360,7 +375,7 @@ def _summary(name: str, file: Path) -> dict:
         found |= report_metrics(read_h5ad(file))
     return found
 
-# %% ../nbs/06_report.ipynb #d2f42b2a
+# %% ../nbs/06_report.ipynb #30037aa8
 def run_report(
     name: str,  # of the experiment: a plain name, which becomes the folder's
     params: Mapping[str, Any] | None = None,  # parameters of the notebook; what is not named keeps its default
@@ -378,15 +393,17 @@ def run_report(
     checked = check_parameters(notebook, params or {}, where=name)
     own = {k: v for k, v in own.items() if k in read_notebook_parameters(notebook)}
 
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
+    _clear(partial)
     write_yaml(checked, partial / "params.yaml")
     try:
         execute_notebook(notebook, checked | own, partial / "report.ipynb")
         render_html(partial / "report.ipynb", partial / "report.html", title=name)
         summary = _summary(name, partial / "results" / "results.h5ad")
         _write(partial / "metrics.json", json.dumps(summary, indent=1, ensure_ascii=False))
-    except BaseException:
+    except InputError:
+        shutil.rmtree(partial)  # nothing was made, and the message says what to mend
+        raise
+    except Exception:
         _replace(partial, folder.with_name(f"{name}.failed"))
         raise
     _replace(partial, folder)

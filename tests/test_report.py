@@ -9,6 +9,7 @@ import pytest
 from conftest import HOSTILE
 
 from tcell_drugseq.config import InputError, RunConfig, coerce, leaves
+from tcell_drugseq.data import write_bundle
 from tcell_drugseq.report import (
     ReportError,
     check_parameters,
@@ -134,9 +135,30 @@ def test_a_failing_notebook_leaves_no_report(tmp_path, small_notebook, code, err
     with pytest.raises(error, match=message):
         run_report("one", {}, reports, small_notebook(code), overwrite=True)
     assert (reports / "one" / "metrics.json").read_bytes() == before
+    if error is InputError:
+        assert sorted(p.name for p in reports.iterdir()) == ["index.html", "one"]
+        return
     assert sorted(p.name for p in reports.iterdir()) == ["index.html", "one", "one.failed"]
     assert {p.name for p in (reports / "one.failed").iterdir()} == {"failed.ipynb", "params.yaml", "run.log"}
     assert "one.failed" not in (reports / "index.html").read_text()
+
+
+def test_a_killed_report_keeps_the_state_of_its_training(tmp_path, small_notebook):
+    partial = tmp_path / "reports" / ".one.partial"
+    state = partial / ".results.partial" / "progress.pt"
+    state.parent.mkdir(parents=True)
+    state.write_text("epoch 7")
+    for stale in ("metrics.json", ".results.partial.lock", "results/results.h5ad"):
+        (partial / stale).parent.mkdir(exist_ok=True)
+        (partial / stale).touch()
+    interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        run_report("one", {}, tmp_path / "reports", small_notebook(interrupt))
+    assert state.read_text() == "epoch 7"
+    left = {".results.partial", ".results.partial.lock", "failed.ipynb", "params.yaml", "run.log"}
+    assert {p.name for p in partial.iterdir()} == left
+    run_report("one", {}, tmp_path / "reports", small_notebook(f"open({str(state)!r}).read()"))
+    assert sorted(p.name for p in (tmp_path / "reports").iterdir()) == ["index.html", "one"]
 
 
 def test_index_lists_newest_first_and_passes_over_what_is_broken(tmp_path):
@@ -154,6 +176,36 @@ def test_report_is_complete(hostile_report):
     found = json.loads((hostile_report / "metrics.json").read_text())
     assert found["wells"] == 52 and found["compounds"] == 20 and found["validation"]["transformer"]
     assert "hostile/report.html" in (hostile_report.parent / "index.html").read_text()
+
+
+def test_report_says_how_the_wells_were_split(hostile_report):
+    from anndata import read_h5ad
+
+    text = (hostile_report / "report.html").read_text(encoding="utf-8")
+    obs = read_h5ad(hostile_report / "results" / "results.h5ad").obs
+    assert f"compound, {(obs['split'] == 'val').mean():.0%} of the wells held out" in text
+    assert "share no compound (control wells are on both sides)" in text
+
+
+def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
+    from anndata import AnnData, read_h5ad
+
+    found = read_h5ad(hostile_report / "results" / "results.h5ad")
+    wells = found[~found.obs["is_control"]][:16]
+    write_bundle(AnnData(wells.X + 0.01, wells.obs[["compound"]], wells.var[[]]), tmp_path / "wells")
+    assert {p.name for p in (tmp_path / "wells").iterdir()} == {"expr_mat.csv", "well_id.csv", "meta_id.csv"}
+    model = str(hostile_report / "results" / "model.pt")
+    params = {"data_dir": str(tmp_path / "wells"), "skip_train": True, "model_path": model, "num_threads": 1}
+    folder = run_report("loaded", params, tmp_path / "reports")
+    summary = json.loads((folder / "metrics.json").read_text())
+    assert (summary["split"], summary["validation_wells"], summary["control_wells"]) == ("new", 16, 0)
+    assert summary["top_compounds"] == [] and summary["validation"] == {}
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "There are no control wells, so there are no distances." in text
+    assert "There is no score that is both measured and predicted." in text
+    answer = text[text.index('id="Answer"') :]
+    assert "Genes with the largest effect" in answer
+    assert "Furthest" not in answer and "AUROC" not in answer
 
 
 def test_report_loads_nothing_and_is_small(hostile_report):
