@@ -43,7 +43,11 @@ def with_flags(
                 continue
             kind = list[str] if isinstance(default, tuple) else type(default)
             form = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
-            shown = {True: "on", False: "off", (): "", "": ""}.get(default, str(default))
+            shown = (
+                ("off", "on")[default]
+                if kind is bool
+                else str(default or "" if isinstance(default, (str, tuple)) else default)
+            )
             option = typer.Option(form, help=f"{texts[name]} [{shown}]" if shown else texts[name], show_default=False)
             kind = Annotated[Optional[kind], option]  # noqa: UP045 (typer reads the alias)
             flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
@@ -93,19 +97,18 @@ def _summary(results: Any, out_dir: str) -> str:
     table = results.uns["metrics"]
     side = "val" if "val" in set(table["split"]) else "new"
     kept = table[(table["split"] == side) & table["metric"].isin(["R2", "AUROC"])]
+    held = {"val": "held-out wells", "new": "wells with other values than those of the training"}
     lines = [f"{results.n_obs} wells x {results.n_vars} genes -> {out_dir}"]
     if results.uns["source"]["simulated"]:
         lines.append("This screen is simulated.")
     if len(kept):
         wide = kept.pivot_table(index=["target", "metric"], columns="model", values="value", sort=False).round(3)
-        lines += ["", "held-out wells" if side == "val" else "wells the model was not trained on", wide.to_string()]
+        lines += ["", held[side], wide.to_string()]
     if "compounds" in results.uns:
-        top = results.uns["compounds"].head(5)
-        lines += [
-            "",
-            "farthest from DMSO",
-            top[["rank", "compound", "wells", "dist_euclid"]].round(3).to_string(index=False),
-        ]
+        ranked = results.uns["compounds"]
+        control = ranked["compound"].isin(set(results.obs["compound"][results.obs["is_control"]].astype(str)))
+        top = ranked[~control].head(5)[["rank", "compound", "wells", "dist_relative"]]
+        lines += ["", "farthest from the control wells (whose mean distance is 1)", top.round(2).to_string(index=False)]
     return "\n".join(lines)
 
 # %% ../nbs/08_cli.ipynb #7eb0cdd3
@@ -116,7 +119,11 @@ def run(config: ConfigFile = None, preset: Preset = "default", **flags: Any) -> 
     cfg = with_leaves(RunConfig(), settings(flags, config, preset), where="command line")
     from tcell_drugseq.pipeline import run as run_pipeline
 
-    typer.echo(_summary(run_pipeline(cfg), cfg.out_dir))
+    try:
+        typer.echo(_summary(run_pipeline(cfg), cfg.out_dir))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last epoch", err=True)
+        raise typer.Exit(130) from None
 
 # %% ../nbs/08_cli.ipynb #c1aa621e
 @app.command()
@@ -147,15 +154,24 @@ def simulate(
 # %% ../nbs/08_cli.ipynb #805b57c0
 @app.command()
 @with_flags(RunConfig)
-def validate(config: ConfigFile = None, **flags: Any) -> None:
-    """Say all that is wrong with a bundle or .h5ad at once; exit code 2 if anything is."""
-    cfg = with_leaves(RunConfig(), settings(flags, config), where="command line")
-    from tcell_drugseq.data import find_problems
+def validate(
+    data: Annotated[str | None, typer.Argument(help="the same as --data_dir")] = None,
+    config: ConfigFile = None,
+    **flags: Any,
+) -> None:
+    """Say all that is wrong with a screen, and with what is asked of it, at once; exit code 2 if anything is."""
+    named = {"data_dir": data} if data else {}
+    cfg = with_leaves(RunConfig(), settings(flags | named, config), where="command line")
+    from tcell_drugseq.data import find_problems, read_screen
 
     problems = find_problems(cfg.data)
     if len(problems):
-        typer.echo(problems.to_string(index=False, justify="left", max_colwidth=100))
+        aligned = {c: f"{{:<{problems[c].str.len().max()}}}".format for c in problems}
+        typer.echo(problems.to_string(index=False, justify="left", formatters=aligned))
         raise typer.Exit(InputError.exit_code)
+    from tcell_drugseq.pipeline import check_request
+
+    check_request(read_screen(cfg.data), cfg)
     typer.echo(f"{cfg.data.data_dir}: nothing wrong found")
 
 # %% ../nbs/08_cli.ipynb #e36f4550
@@ -207,19 +223,20 @@ def batch(
         check_parameters(default_notebook(), read_yaml(p), str(p))
     cores = os.cpu_count() or 1
     jobs = min(jobs or cores, len(params))
-    failed = []
+    failed, bad_input = [], 0
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         threads = max(1, cores // jobs)
         futures = [pool.submit(_one_report, p, reports_dir, overwrite, threads) for p in params]
         for p, future in zip(params, futures, strict=True):
             if error := future.exception():
                 failed.append(f"{p}: {error}")
+                bad_input += isinstance(error, InputError)
             typer.echo(failed[-1] if error else future.result(), err=bool(error))
     if len(failed) < len(params):
         write_index(reports_dir)  # once more: two that end together may each have missed the other
     if failed:
         typer.echo(f"{len(failed)} of {len(params)} experiments failed", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(InputError.exit_code if bad_input == len(params) else 1)
 
 # %% ../nbs/08_cli.ipynb #4d7bb68a
 def main() -> None:
@@ -234,6 +251,3 @@ def main() -> None:
     except FloatingPointError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last epoch", err=True)
-        sys.exit(130)

@@ -64,10 +64,11 @@ def well_predictions(
 # %% ../nbs/06a_exports.ipynb #1dcbefd6
 def well_distances(
     results: AnnData,
-) -> pd.DataFrame:  # Well, Meta, Latent_Euclid, Latent_Cosine, split
+) -> pd.DataFrame:  # Well, Meta, Latent_Euclid, Latent_Cosine, Latent_Relative, split
     """Distances of each well to the DMSO centre."""
     obs = results.obs
-    columns = {"Meta": "compound", "Latent_Euclid": "dist_euclid", "Latent_Cosine": "dist_cosine", "split": "split"}
+    columns = {"Meta": "compound", "Latent_Euclid": "dist_euclid", "Latent_Cosine": "dist_cosine"}
+    columns |= {"Latent_Relative": "dist_relative", "split": "split"}
     return pd.DataFrame(
         {"Well": results.obs_names.astype(str), **{new: obs[old].to_numpy() for new, old in columns.items()}}
     )
@@ -157,14 +158,18 @@ def check_out_dir(
     own_model: Path | None = None,  # a model that lies in out_dir and is only applied again
 ) -> Path:  # absolute path
     """Raise `InputError` when `out_dir` holds another run, is a file, or cannot be written."""
+    if not str(out_dir).strip():
+        raise InputError("out_dir: found an empty name, expected a folder for the outputs")
     out = Path(out_dir).expanduser().resolve()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out_dir}: found a file, expected a folder for the outputs")
     held = [name for name in (MARK, *TRAINED, *EXPORTS) if (out / name).exists()]
+    if (out / ".partial").exists() and not (out / MARK).exists():
+        held = []  # a run was killed while its files moved in: this one finishes the move
     mine = own_model is not None and own_model.resolve().parent == out
     if held and not overwrite and not mine:
         raise InputError(f"{out_dir}: already holds a run ({held[0]}); give another out_dir or --overwrite")
-    near = next(p for p in (out, *out.parents) if p.exists())
+    near = next(p for p in (out, *out.parents) if p.exists())  # where the hidden folder will be, too
     try:
         TemporaryDirectory(dir=near).cleanup()
     except OSError as e:
@@ -173,38 +178,46 @@ def check_out_dir(
 
 # %% ../nbs/06a_exports.ipynb #757d1068
 def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    new = {p.name for p in work.iterdir()} - {"progress.pt", ".lock"}
+    (work / "progress.pt").unlink(missing_ok=True)
+    if not out.exists():
+        work.rename(out)
+        return
+    new = {p.name for p in work.iterdir()}
     for name in (MARK, *(n for n in replaced if n not in new)):
         (out / name).unlink(missing_ok=True)
-    for name in sorted(new, key=lambda n: n == MARK):
+    for name in sorted(new, key=lambda n: (n == MARK, n)):
         os.replace(work / name, out / name)
+    work.rmdir()
 
-# %% ../nbs/06a_exports.ipynb #4e9b27b4
+# %% ../nbs/06a_exports.ipynb #65f3fcf2
 @contextmanager
 def staged_folder(
     out: Path,  # final folder
     replaced: tuple[str, ...],  # files of an earlier run that this one replaces, written anew or not
 ) -> Iterator[Path]:  # the hidden folder to write to
-    """Write to a hidden folder; its files move to `out` when the block ends well.
+    """Write to a hidden folder; its files become `out` when the block ends well.
 
-    After an error the folder is removed, after an interruption or a kill it stays, so that training can go on.
     Raises `InputError` when another run is at work on the same `out`.
     """
     from filelock import FileLock, Timeout
 
-    work = out.with_name(f".{out.name}.partial")
-    work.mkdir(parents=True, exist_ok=True)
+    work = out / ".partial" if out.exists() else out.with_name(f".{out.name}.partial")
+    work.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work.with_name(f"{work.name}.lock"), timeout=0)
     try:
-        with FileLock(work / ".lock", timeout=0):
-            for stale in [p for p in work.iterdir() if p.name not in ("progress.pt", ".lock")]:
+        with lock:
+            work.mkdir(exist_ok=True)
+            for stale in [p for p in work.iterdir() if p.name != "progress.pt"]:
                 stale.unlink()
             try:
                 yield work
                 _move_in(work, out, replaced)
-            except Exception:
+            except InputError:
                 shutil.rmtree(work)
                 raise
-            shutil.rmtree(work)
+            finally:
+                if work.exists() and not (work / "progress.pt").exists():
+                    shutil.rmtree(work)
     except Timeout:
         raise InputError(f"{out}: another run is writing there; wait for it or give another out_dir") from None
+    Path(lock.lock_file).unlink(missing_ok=True)

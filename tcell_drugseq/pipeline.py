@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import RunConfig, leaves, write_yaml, yaml_text
+from .config import InputError, RunConfig, leaves, write_yaml, yaml_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,13 +81,24 @@ def check_request(
     """Raise `InputError` for a DMSO cluster, importance target or split that this screen does not have."""
     from tcell_drugseq.importance import resolve_target
     from tcell_drugseq.latent import dmso_center
-    from tcell_drugseq.training import split_wells, tasks_of
+    from tcell_drugseq.training import check_device, split_wells, tasks_of
 
-    resolve_target(tasks_of(screen), cfg.model.z_dim, cfg.importance.gi_target)
+    check_device(cfg.train)
+    resolve_target(tasks_of(screen, cfg.train.lambda_reg), cfg.model.z_dim, cfg.importance.gi_target)
     dmso_center(np.zeros((screen.n_obs, 1)), screen.obs, cfg.latent.dmso_cluster)
     split_wells(screen, cfg.train)
 
 # %% ../nbs/07_pipeline.ipynb #7bb23084
+def _add_linear(results: AnnData, seed: int) -> None:
+    import pandas as pd
+
+    from tcell_drugseq.baselines import evaluate, fit_linear
+
+    split = results.obs["split"].to_numpy()
+    linear = evaluate(results, fit_linear(results, split, seed), split, model="ridge")
+    results.uns["metrics"] = pd.concat([results.uns["metrics"], linear], ignore_index=True)
+
+# %% ../nbs/07_pipeline.ipynb #a515e49f
 def _train_screen(
     screen: AnnData,
     cfg: RunConfig,
@@ -95,24 +106,20 @@ def _train_screen(
     stages: Stages,
 ) -> AnnData:  # results, with history and the baselines' metrics
     """Split, fit, save the models, apply the best one to all wells."""
-    import pandas as pd
-
-    from tcell_drugseq.baselines import evaluate, fit_linear
     from tcell_drugseq.training import fit_model, split_wells
 
     split = split_wells(screen, cfg.train)
     with stages("training"):
         fit = fit_model(screen, split, cfg.model, cfg.train, progress=work / "progress.pt")
-        _save_models(fit, work, screen, split)
+        _save_models(fit, work, screen, split, cfg)
     with stages("predictions and importance"):
         results = apply_model(fit.model, screen, split, cfg)
     with stages("linear baselines"):
-        linear = evaluate(screen, fit_linear(screen, split, cfg.train.seed), split, model="ridge")
-    results.uns["metrics"] = pd.concat([results.uns["metrics"], linear], ignore_index=True)
+        _add_linear(results, cfg.train.seed)
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     return results
 
-# %% ../nbs/07_pipeline.ipynb #a515e49f
+# %% ../nbs/07_pipeline.ipynb #ce323514
 def fingerprint_wells(
     x: np.ndarray,  # (N, G) expression, genes in the model's order
 ) -> list[str]:  # (N,) 16 hexadecimal digits each
@@ -120,13 +127,20 @@ def fingerprint_wells(
     rows = np.ascontiguousarray(x, dtype="<f4")
     return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]
 
-# %% ../nbs/07_pipeline.ipynb #ce323514
-def _save_models(fit: Fit, folder: Path, screen: AnnData, split: np.ndarray) -> None:
+# %% ../nbs/07_pipeline.ipynb #0e6ca211
+def _settings(cfg: RunConfig) -> dict[str, Any]:
+    kept = {k: v for k, v in leaves(cfg).items() if k not in ("out_dir", "overwrite")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+
+def _save_models(fit: Fit, folder: Path, screen: AnnData, split: np.ndarray, cfg: RunConfig) -> None:
     from tcell_drugseq.checkpoint import save_model
 
     val_loss = fit.history["val_total"]
     sides = dict(zip(fingerprint_wells(screen.X), map(str, split), strict=True))
-    about = {"data_hash": str(screen.uns["source"]["hash"]), "split": sides}
+    compounds = sorted(set(screen.obs["compound"][~screen.obs["is_control"] & (split == "train")].astype(str)))
+    about = {"data_hash": str(screen.uns["source"]["hash"]), "split": sides, "compounds": compounds}
+    about["settings"] = _settings(cfg)
     best = {"epoch": int(fit.best_epoch), "val_total": float(val_loss[fit.best_epoch - 1]), **about}
     last = {"epoch": len(val_loss), "val_total": float(val_loss.iloc[-1]), **about}
     fit.model.load_state_dict(fit.last)
@@ -135,7 +149,7 @@ def _save_models(fit: Fit, folder: Path, screen: AnnData, split: np.ndarray) -> 
     save_model(fit.model, folder / "model_best.pt", **best)
     save_model(fit.model, folder / "model.pt", safetensors=True, **best)
 
-# %% ../nbs/07_pipeline.ipynb #0e6ca211
+# %% ../nbs/07_pipeline.ipynb #57298203
 def known_split(
     x: np.ndarray,  # (N, G) expression, genes in the model's order
     about: dict[str, Any],  # what `load_model` says of the model
@@ -143,7 +157,7 @@ def known_split(
     """On which side of the model's own split each well was; "new" for wells that it has never met."""
     return np.array([about.get("split", {}).get(name, "new") for name in fingerprint_wells(x)], dtype=object)
 
-# %% ../nbs/07_pipeline.ipynb #dddb08e3
+# %% ../nbs/07_pipeline.ipynb #81d18233
 def _describe_run(
     results: AnnData,
     cfg: RunConfig,
@@ -161,11 +175,13 @@ def _describe_run(
         "seconds": dict(stages.seconds),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "settings": {k: v for k, v in leaves(cfg).items() if k not in ("out_dir", "overwrite")},
+        "settings": _settings(cfg),
     }
 
-# %% ../nbs/07_pipeline.ipynb #b80dad1e
-def _finish(results: AnnData, cfg: RunConfig, stages: Stages, work: Path) -> None:
+# %% ../nbs/07_pipeline.ipynb #24597d97
+def _finish(
+    results: AnnData, cfg: RunConfig, stages: Stages, work: Path, trained: dict[str, Any] | None = None
+) -> None:
     from tcell_drugseq.exports import MARK, write_exports
 
     about = _describe_run(results, cfg, stages)
@@ -179,9 +195,37 @@ def _finish(results: AnnData, cfg: RunConfig, stages: Stages, work: Path) -> Non
     }
     with stages("files"):
         write_exports(results, work)
-    write_yaml(about | {"seconds": stages.seconds}, work / MARK)
+    loaded = {} if trained is None else {"trained": trained}  # settings of the model that was loaded
+    write_yaml(about | {"seconds": stages.seconds} | loaded, work / MARK)
 
-# %% ../nbs/07_pipeline.ipynb #24597d97
+# %% ../nbs/07_pipeline.ipynb #947e685c
+def _load_for(cfg: RunConfig, path: Path) -> tuple[MultiTaskModel, dict[str, Any]]:
+    from tcell_drugseq.checkpoint import load_model
+
+    model, about = load_model(path)
+    trained = about.get("settings", {}).get("normalise", cfg.data.normalise)
+    if trained != cfg.data.normalise:
+        wanted = "--normalise" if trained else "--no_normalise"
+        raise InputError(
+            f"{path}: was trained {'with' if trained else 'without'} normalise, expected {wanted} here too"
+        )
+    return model, about
+
+
+def _apply_loaded(model: MultiTaskModel, about: dict[str, Any], screen: AnnData, cfg: RunConfig) -> AnnData:
+    from tcell_drugseq.checkpoint import match_genes
+
+    screen = match_genes(screen, model.genes)
+    split = known_split(screen.X, about)
+    again = set(screen.obs["compound"][split == "new"].astype(str)) & set(about.get("compounds", ()))
+    if again:
+        log.warning("new wells of %d compounds that the model was trained on: no fair test of these", len(again))
+    results = apply_model(model, screen, split, cfg)
+    if {"train", "val"} <= set(split) and len(results.uns["metrics"]):
+        _add_linear(results, about["settings"]["seed"])
+    return results
+
+# %% ../nbs/07_pipeline.ipynb #19824763
 def run(
     cfg: RunConfig = RunConfig(),
 ) -> AnnData:  # the screen with everything that was found; also on disk in cfg.out_dir
@@ -189,28 +233,30 @@ def run(
 
     Raises `InputError` for anything the user gave that can't be used; then nothing is written.
     """
+    import torch
+
     from tcell_drugseq.data import read_screen
     from tcell_drugseq.exports import EXPORTS, TRAINED, check_out_dir, staged_folder
 
     stages = Stages()
+    if cfg.train.num_threads:
+        torch.set_num_threads(cfg.train.num_threads)
     model_path = Path(cfg.model_path or Path(cfg.out_dir) / "model.pt").expanduser() if cfg.skip_train else None
     out = check_out_dir(cfg.out_dir, cfg.overwrite, own_model=model_path)
-    if model_path:
-        from tcell_drugseq.checkpoint import load_model, match_genes
-
-        model, about = load_model(model_path)
+    if out == Path(cfg.data.data_dir).resolve():
+        raise InputError(f"out_dir: found {cfg.out_dir!r}, which is the data_dir; expected a folder of its own")
+    model, about = _load_for(cfg, model_path) if model_path else (None, {})
     with stages("reading"):
-        screen = read_screen(cfg.data, need_targets=not cfg.skip_train)
-    if not model_path:
+        screen = read_screen(cfg.data, need_targets=model is None)
+    if model is None:
         check_request(screen, cfg)
         with staged_folder(out, (*TRAINED, *EXPORTS)) as work:
             results = _train_screen(screen, cfg, work, stages)
             _finish(results, cfg, stages, work)
         return results
     with stages("predictions and importance"):
-        screen = match_genes(screen, model.genes)
-        results = apply_model(model, screen, known_split(screen.X, about), cfg)
+        results = _apply_loaded(model, about, screen, cfg)
     own = model_path.resolve().parent == out
     with staged_folder(out, EXPORTS if own else (*TRAINED, *EXPORTS)) as work:
-        _finish(results, cfg, stages, work)
+        _finish(results, cfg, stages, work, trained=about.get("settings", {}))
     return results

@@ -46,6 +46,13 @@ def read(path):
     return pd.read_csv(path, dtype={"metabolite": str, "Metabolite": str, "Meta": str}, keep_default_na=False)
 
 
+def few_wells(screen, folder, n):
+    folder.mkdir()
+    for file in screen.glob("*.csv"):
+        if not file.name.startswith("truth"):
+            (folder / file.name).write_text("".join(file.read_text().splitlines(keepends=True)[: n + 1]))
+
+
 def columns(path):
     with open(path, encoding="utf-8", newline="") as f:
         return next(csv.reader(f))
@@ -61,6 +68,7 @@ def test_all_files_of_the_contract_with_their_columns(trained):
             "pred_logit pred_label_prob pred_activation split fold"
         ).split(),
         "latent_scores.csv": ["Well", "Meta", "Latent_Euclid", "Latent_Cosine"],
+        "compound_ranking.csv": ["rank", "compound", "split", "wells", "dist_relative"],
         "gene_importance_gradinput.csv": ["Gene", "GradInputImportance"],
         "gene_scaler.csv": ["gene", "mean", "std"],
         "history_loss_detailed.csv": (
@@ -131,6 +139,15 @@ def test_predict_needs_expression_only(screen, trained, tmp_path):
 
 MISTAKES = {
     "missing folder": (["--data_dir", "nowhere"], "nowhere"),
+    "unknown device": (["--device", "tpu"], "device: found 'tpu', expected one of auto, cpu"),
+    "empty out_dir": (["--out_dir", ""], "out_dir: found an empty name"),
+    "out_dir is data_dir": (["--out_dir", "{screen}", "--overwrite"], "which is the data_dir"),
+    "too few wells held out": (
+        ["--split", "random", "--val_fraction", "0.05", "--data_dir", "{tmp}/few"],
+        "12 wells can't be split",
+    ),
+    "column for a bundle": (["--label", "active"], "setting 'label': found 'active'"),
+    "score not there": (["--scores", "Foo"], "setting 'scores': found 'Foo'"),
     "unknown flag value": (["--encoder", "cnn"], "encoder: found 'cnn', expected one of induced, full"),
     "out of range": (["--epochs", "0"], "epochs: found 0, expected at least 1"),
     "no such cluster": (["--dmso_cluster", "C99"], "no control well in cluster 'C99'"),
@@ -159,14 +176,61 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, screen, trained, tmp_pat
     save_model(MultiTaskModel(["?1", "?2"], Tasks(label=True), ModelConfig()), tmp_path / "other.pt", split={})
     (tmp_path / "typo.yaml").write_text("epoch: 3\n")
     (tmp_path / "text.yaml").write_text("epochs: many\n")
+    few_wells(screen, tmp_path / "few", 12)
     flags, message = MISTAKES[name]
-    flags = [f.format(tmp=tmp_path, trained=trained) for f in flags]
+    flags = [f.format(tmp=tmp_path, trained=trained, screen=screen) for f in flags]
     before = tree(tmp_path), tree(trained)
     done = call("run", "--data_dir", screen, "--out_dir", "results", *QUICK, *flags, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "WARNING"))]
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], done.stderr
     assert (tree(tmp_path), tree(trained)) == before
+
+
+def test_interrupted_run_says_how_to_go_on(screen, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "tcell_drugseq",
+        "run",
+        "--data_dir",
+        str(screen),
+        "--epochs",
+        "500",
+        "--num_threads",
+        "1",
+    ]
+    process = subprocess.Popen([*command, "--out_dir", str(tmp_path / "r")], stderr=subprocess.PIPE, text=True)
+    state = tmp_path / ".r.partial" / "progress.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from the last epoch" in said
+    assert state.exists() and not (tmp_path / "r").exists()
+
+
+def test_an_existing_folder_may_be_a_mount_point(screen, tmp_path):
+    (tmp_path / "r").mkdir()
+    before = (tmp_path / "r").stat().st_ino
+    done = call(
+        "run", "--data_dir", screen, "--out_dir", tmp_path / "r", *QUICK, "--scores", "Pseudotime", "--label", ""
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r").stat().st_ino == before  # filled, not replaced
+    assert not [name for name in os.listdir(tmp_path / "r") if name.startswith(".")]
+    predicted = columns(tmp_path / "r" / "well_predictions_results.csv")
+    assert "pred_Pseudotime" in predicted and not {"pred_Tscore", "pred_logit", "label_cls"} & set(predicted)
+
+
+def test_killed_while_moving_files_in_goes_on(screen, trained, tmp_path):
+    out = tmp_path / "r"
+    shutil.copytree(trained, out)
+    (out / "run.yaml").unlink()
+    (out / ".partial").mkdir()
+    done = call("run", "--data_dir", screen, "--out_dir", out, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert (out / "run.yaml").exists() and not (out / ".partial").exists()
 
 
 def test_unknown_flag_is_named(screen):
@@ -229,4 +293,6 @@ def test_validate_says_everything_at_once(screen, tmp_path):
     assert done.returncode == 2
     for part in ("labels_cls.csv", "'maybe'", "well_id.csv", "expr_mat.csv", "191"):
         assert part in done.stdout, part
-    assert call("validate", "--data_dir", screen).returncode == 0
+    assert call("validate", screen).returncode == 0
+    asked = call("validate", screen, "--dmso_cluster", "C99")
+    assert asked.returncode == 2 and "C99" in asked.stderr
