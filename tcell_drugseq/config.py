@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'InputError', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig', 'ImportanceConfig', 'RunConfig',
-           'SimConfig', 'leaves', 'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
+           'SimConfig', 'HitConfig', 'leaves', 'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text',
+           'write_yaml']
 
 # %% ../nbs/00_config.ipynb #52b65536
 import difflib
@@ -213,7 +214,31 @@ class SimConfig:
             _at_least(name, getattr(self, name), 0)
         _check_layout(self)
 
-# %% ../nbs/00_config.ipynb #e1ff55fd
+# %% ../nbs/00_config.ipynb #8e1e68fc
+@dataclass(frozen=True)
+class HitConfig:
+    """When a compound is called, and how its null is drawn."""
+
+    hit_q: float = _opt(0.05, "false discovery rate below which a compound is a hit")
+    centre_controls: int = _opt(
+        3,
+        "control wells that a plate needs for a DMSO centre of its own; fewer: batch, then all",
+    )
+    hit_draws: int = _opt(
+        20_000,
+        "sets of wells in a compound's null: all of them up to this number, else so many at random",
+    )
+    hit_bootstrap: int = _opt(1_000, "bootstrap draws for intervals of direction and rank")
+    hit_seed: int = _opt(614, "seed of these draws")
+
+    def __post_init__(self):
+        _between("hit_q", self.hit_q, 0.0001, 0.5)
+        _at_least("centre_controls", self.centre_controls, 2)
+        _at_least("hit_draws", self.hit_draws, 100)
+        _at_least("hit_bootstrap", self.hit_bootstrap, 100)
+        _at_least("hit_seed", self.hit_seed, 0)
+
+# %% ../nbs/00_config.ipynb #4beb9e78
 def leaves(
     cfg: Any,  # a config, nested or not
 ) -> dict[str, Any]:  # leaf name -> value
@@ -224,7 +249,7 @@ def leaves(
         out |= leaves(value) if hasattr(value, "__dataclass_fields__") else {f.name: value}
     return out
 
-# %% ../nbs/00_config.ipynb #d0795a06
+# %% ../nbs/00_config.ipynb #16ae3fdd
 def coerce(
     name: str,  # setting, for the message
     value: Any,  # as read from YAML, a notebook or a caller
@@ -245,7 +270,7 @@ def coerce(
     wanted = {tuple: "list of texts", str: "text", bool: "true or false", int: "whole number", float: "number"}[kind]
     raise InputError(f"{name}: found {value!r} ({type(value).__name__}), expected a {wanted}{hint}")
 
-# %% ../nbs/00_config.ipynb #5e152d14
+# %% ../nbs/00_config.ipynb #5c52a760
 def with_leaves(
     cfg: Any,  # config to start from
     values: Mapping[str, Any],  # leaf name -> new value
@@ -268,7 +293,7 @@ def with_leaves(
             mine[f.name] = coerce(f"{where}: {f.name}", values[f.name], value)
     return replace(cfg, **mine)
 
-# %% ../nbs/00_config.ipynb #cdddba44
+# %% ../nbs/00_config.ipynb #e382fcd8
 def read_yaml(
     path: str | Path,  # a YAML file
 ) -> dict[str, Any]:  # its top-level mapping
@@ -288,7 +313,7 @@ def read_yaml(
         )
     return values
 
-# %% ../nbs/00_config.ipynb #e382fcd8
+# %% ../nbs/00_config.ipynb #86fb0f54
 @contextmanager
 def renamed(
     path: str | Path,  # final name
@@ -302,7 +327,7 @@ def renamed(
     finally:
         tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_config.ipynb #a13c0d62
+# %% ../nbs/00_config.ipynb #32899157
 def yaml_text(
     values: Mapping[str, Any],  # plain values, lists, tuples and mappings
 ) -> str:
@@ -316,7 +341,7 @@ def yaml_text(
 
     return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
 
-# %% ../nbs/00_config.ipynb #fb3c4158
+# %% ../nbs/00_config.ipynb #471f43f2
 def write_yaml(
     values: Mapping[str, Any],  # plain values, lists, tuples and mappings
     path: str | Path,  # written under a temporary name, then renamed
@@ -325,7 +350,7 @@ def write_yaml(
     with renamed(path) as tmp:
         tmp.write_text(yaml_text(values), encoding="utf-8")
 
-# %% ../nbs/00_config.ipynb #6723ab1e
+# %% ../nbs/00_config.ipynb #5a4c09cf
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "historical": {
