@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['PROGRAMS', 'MECHANISMS', 'random_streams', 'gene_table', 'draw_genes', 'compound_names', 'draw_compounds',
            'lay_out_plates', 'position_shifts', 'draw_activity', 'expected_counts', 'draw_counts', 'draw_scores',
-           'draw_calls', 'Simulation', 'simulate_screen', 'write_simulation']
+           'draw_calls', 'mix_up_wells', 'Simulation', 'simulate_screen', 'write_simulation']
 
 # %% ../nbs/01a_simulate.ipynb #af3f1077
 _STREAMS = ("layout", "genes", "compounds", "activity", "plates", "depth", "counts", "scores")  # append only
@@ -294,14 +294,32 @@ def draw_calls(
     calls = {"label": label, "cluster": [f"C{rank[g]}" for g in group], "activation_old": old}
     return pd.DataFrame(calls, index=activity.index)
 
-# %% ../nbs/01a_simulate.ipynb #068e5f77
-def _swap_order(wells: pd.DataFrame) -> np.ndarray:
-    """Row whose measurement ends up in each well when the last batch's first two plates are exchanged."""
-    last = wells.loc[wells["batch"] == wells["batch"].iloc[-1], "plate"].unique()
-    other = {last[0]: last[1], last[1]: last[0]}
-    twins = [w.replace(p, other.get(p, p), 1) for w, p in zip(wells.index, wells["plate"], strict=True)]
-    rows = pd.Series(np.arange(len(wells)), index=wells.index)
-    return rows.reindex(twins).fillna(rows.set_axis(twins)).to_numpy(int)  # a well that is empty on one plate stays
+# %% ../nbs/01a_simulate.ipynb #439f72b0
+def mix_up_wells(
+    wells: pd.DataFrame,  # plate, batch, row, column
+    cfg: SimConfig,  # swap_plates, rotate_plate, shift_rows, plate_wells
+) -> np.ndarray:  # (wells,) number of the well whose measurement ends up in each
+    """Exchange plates, turn a plate, shift its rows."""
+    row, column = wells["row"].map(ord).to_numpy() - ord("A"), wells["column"].to_numpy() - 1
+    plate, names = pd.factorize(wells["plate"])
+    at = np.full((len(names), *_SHAPE[cfg.plate_wells]), -1)
+    at[plate, row, column] = np.arange(len(wells))
+    last = names.get_indexer(wells.loc[wells["batch"] == wells["batch"].iloc[-1], "plate"].unique())
+    order = np.arange(len(wells))
+
+    def bring(here: np.ndarray, there: np.ndarray) -> None:
+        both = (here >= 0) & (there >= 0)
+        order[here[both]] = order[there[both]]
+
+    if cfg.swap_plates:
+        bring(at[last[:2]], at[last[1::-1]])
+    if cfg.rotate_plate:
+        bring(at[last[0]], at[last[0], ::-1, ::-1])
+    if cfg.shift_rows:
+        for wells_of_column in at[last[0]].T:
+            there = wells_of_column[wells_of_column >= 0]
+            bring(there, np.roll(there, 1))
+    return order
 
 # %% ../nbs/01a_simulate.ipynb #b439fedc
 class Simulation(NamedTuple):
@@ -313,7 +331,7 @@ class Simulation(NamedTuple):
     wells: pd.DataFrame  # by well: true_well, true_compound, depth, shifts of position, activity_<program>
     cfg: SimConfig  # what it was drawn with
 
-# %% ../nbs/01a_simulate.ipynb #b62f8481
+# %% ../nbs/01a_simulate.ipynb #0eba85a7
 def _as_screen(wells: pd.DataFrame, genes: pd.DataFrame, counts: np.ndarray, scores: pd.DataFrame) -> AnnData:
     """Put the parts into the project's container."""
     from anndata import AnnData
@@ -346,7 +364,7 @@ def simulate_screen(
     calls = draw_calls(activity, scores, noise[:, 3:], cfg)
     truth = pd.DataFrame({"true_well": wells.index, "true_compound": wells["compound"], "depth": depth}, wells.index)
     truth = truth.join([shifts, activity.add_prefix("activity_")])
-    order = _swap_order(wells) if cfg.swap_plates else np.arange(len(wells))
+    order = mix_up_wells(wells, cfg)
     measured = [t.iloc[order].set_axis(wells.index) for t in (scores, calls, truth)]
     screen = _as_screen(wells.join(measured[1]), genes, counts[order], measured[0])
     return Simulation(screen, compounds, genes, measured[2], cfg)
