@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'latent_norm', 'score_metabolites', 'dmso_center', 'distance_to_dmso', 'relative_distance', 'rank_compounds',
-           'add_distances']
+__all__ = ['log', 'latent_norm', 'score_metabolites', 'dmso_center', 'distance_to_dmso', 'relative_distance', 'fold_distances',
+           'turn_onto', 'rank_compounds', 'add_distances']
 
 # %% ../nbs/04_latent.ipynb #f2fbb5f5
 def latent_norm(
@@ -91,6 +91,42 @@ def relative_distance(
         unit = distance[alike].mean()
         relative[at] = distance[at] / unit if unit > 0 else np.nan
     return relative
+
+# %% ../nbs/04_latent.ipynb #eaadac4f
+def fold_distances(
+    z: np.ndarray,  # (N, Z) latent of all wells in one fold's model
+    obs: pd.DataFrame,  # (N,) with is_control, and cluster if one is to be selected
+    unseen: np.ndarray,  # (N,) bool: wells that this model has never seen
+    cfg: LatentConfig = LatentConfig(),
+    min_controls: int = 3,  # with fewer unseen control wells, all of them serve
+) -> pd.DataFrame:  # (N,) dist_euclid, dist_cosine, dist_relative (unseen control wells have a mean of 1)
+    """Distances of all wells to the unseen control wells of one fold."""
+    control = obs["is_control"].to_numpy()
+    null = control & unseen
+    if null.sum() < min_controls:
+        log.warning("%d control wells are new to a fold's model: its distances are measured by all", null.sum())
+        null = control
+    centre = null.copy()
+    if cfg.dmso_cluster and "cluster" in obs:
+        inside = null & (obs["cluster"].astype(str) == cfg.dmso_cluster).to_numpy()
+        centre = inside if inside.any() else control
+    euclid, cosine = distance_to_dmso(z, dmso_center(z[centre], obs[centre], cfg.dmso_cluster))
+    m = centre.sum()
+    left_out = euclid * np.where(centre & (m > 1), m / max(m - 1, 1), 1.0)
+    unit = left_out[null].mean()
+    relative = left_out / unit if unit > 0 else np.full(len(z), np.nan)
+    return pd.DataFrame({"dist_euclid": euclid, "dist_cosine": cosine, "dist_relative": relative}, index=obs.index)
+
+# %% ../nbs/04_latent.ipynb #d1274a49
+def turn_onto(
+    z: np.ndarray,  # (N, Z) latent of one model
+    reference: np.ndarray,  # (N, Z) latent of another, same wells
+) -> np.ndarray:  # (N, Z) z rotated (or mirrored), never scaled
+    """Rotate a latent onto the axes of another."""
+    from scipy.linalg import orthogonal_procrustes
+
+    z = z.astype(float)
+    return z @ orthogonal_procrustes(z, reference.astype(float))[0]
 
 # %% ../nbs/04_latent.ipynb #36b5269d
 def rank_compounds(
