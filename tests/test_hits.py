@@ -1,26 +1,26 @@
-"""Hit calls against brute force, on awkward designs, and on real plates."""
+"""Hit calls against brute force, on awkward designs, over folds, and the layout of the next plates."""
 
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tcell_drugseq.bench_plan import next_layout, retest_list
 from tcell_drugseq.config import HitConfig, InputError, SimConfig
+from tcell_drugseq.folds import Fold
 from tcell_drugseq.hits import (
     COLUMNS,
     compound_hits,
     compound_p_values,
     control_distances,
-    next_layout,
-    retest_list,
+    fold_hits,
     well_p_values,
 )
+from tcell_drugseq.layout_audit import audit_control_places, audit_same_place
 from tcell_drugseq.simulate import compound_names, simulate_screen
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def screen(n_plates=2, n_controls=4, names=("a", "b", "c"), dims=4, seed=0):
@@ -154,6 +154,173 @@ def test_refuses_missing_latents():
     z[3] = np.nan
     with pytest.raises(InputError, match="1 wells with missing"):
         compound_hits(z, obs)
+
+
+def compound_folds(obs: pd.DataFrame, n_folds: int = 2, train_controls: bool = False) -> list[Fold]:
+    """Folds that keep compounds together; controls are dealt one by one."""
+    control = obs["is_control"].to_numpy()
+    group = pd.factorize(obs["compound"])[0] % n_folds
+    group[control] = np.arange(control.sum()) % n_folds
+    none = np.zeros(len(obs), bool)
+    teaches = ~control | train_controls
+    return [Fold(n + 1, teaches & (group != n), none, group == n) for n in range(n_folds)]
+
+
+def plate_folds(obs: pd.DataFrame) -> list[Fold]:
+    """Leave one plate out; no control is ever trained on."""
+    none, control = np.zeros(len(obs), bool), obs["is_control"].to_numpy()
+    at = [(obs["plate"] == p).to_numpy() for p in sorted(obs["plate"].unique())]
+    return [Fold(n, ~test & ~control, none, test) for n, test in enumerate(at, start=1)]
+
+
+def wide_screen(n_compounds: int = 24, n_controls: int = 12, **more) -> tuple[np.ndarray, pd.DataFrame]:
+    z, obs = screen(3, n_controls, [f"c{i:02d}" for i in range(n_compounds)], **more)
+    for i in range(6):
+        z[obs["compound"] == f"c{i:02d}", i % 4] += 2 + i
+    return z, obs
+
+
+def turn(dims: int, seed: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))[0]
+
+
+def test_one_fold_that_has_seen_nothing_is_compound_hits():
+    z, obs = wide_screen()
+    none = np.zeros(len(obs), bool)
+    hits = fold_hits({1: z}, obs, [Fold(1, none, none, ~none)], {1: z[:, 0]})
+    pd.testing.assert_frame_equal(hits, compound_hits(z, obs, z[:, 0]))
+    assert hits["hit"].any()
+
+
+def test_each_compound_is_judged_by_the_model_that_has_not_seen_it():
+    z, obs = wide_screen()
+    folds = compound_folds(obs)
+    latents = {f.number: np.where(f.seen[:, None], 1e6, z) for f in folds}  # what was seen is far out
+    hits = fold_hits(latents, obs, folds, {1: z[:, 0], 2: z[:, 0]}).set_index("compound")
+    alone = compound_hits(z, obs, z[:, 0]).set_index("compound").loc[hits.index]
+    unshared = ["rank_low", "rank_high", "low", "high", "direction"]  # drawn in another order
+    pd.testing.assert_frame_equal(hits.drop(columns=unshared), alone.drop(columns=unshared))
+    assert np.allclose(hits["low"], alone["low"], atol=0.3) and hits["hit"].sum() >= 3
+
+
+@pytest.mark.parametrize("cut", [compound_folds, plate_folds])
+def test_axes_and_scale_of_a_fold_change_nothing(cut):
+    z, obs = wide_screen()
+    folds = cut(obs)
+    first = fold_hits({f.number: z for f in folds}, obs, folds, {f.number: z[:, 0] for f in folds})
+    assert first["hit"].sum() >= 3
+    for scale in (10.0, 1e-3):
+        latents = {f.number: z for f in folds} | {2: scale * z}
+        other = fold_hits(latents, obs, folds, {f.number: z[:, 0] for f in folds})
+        pd.testing.assert_frame_equal(other, first)
+    latents = {f.number: z @ turn(4, f.number) * f.number + f.number for f in folds}
+    other = fold_hits(latents, obs, folds, {f.number: z[:, 0] for f in folds})
+    pd.testing.assert_frame_equal(other, first)
+
+
+def test_a_fold_whose_model_compresses_counts_no_less():
+    z, obs = wide_screen()
+    folds = compound_folds(obs)
+    hits = fold_hits({1: z, 2: z / 50}, obs, folds)
+    planted = hits["compound"].isin([f"c{i:02d}" for i in range(2, 6)])
+    assert set(hits[planted]["rank"]) == {1, 2, 3, 4}  # two of either fold
+
+
+def test_folds_that_cut_through_compounds_are_one_embedding():
+    z, obs = wide_screen()
+    folds = plate_folds(obs)
+    hits = fold_hits({f.number: z for f in folds}, obs, folds, {f.number: z[:, 0] for f in folds})
+    pd.testing.assert_frame_equal(hits, compound_hits(z, obs, z[:, 0]))
+
+
+def test_controls_that_were_trained_on_are_no_null():
+    z, obs = wide_screen()
+    control = obs["is_control"].to_numpy()
+    folds = compound_folds(obs, train_controls=True)
+    seen = {f.number: np.where((f.seen & control)[:, None], 1e6, z) for f in folds}
+    hits = fold_hits(seen, obs, folds)
+    half = [compound_hits(z[~f.seen], obs[~f.seen]) for f in folds]
+    alone = pd.concat(half).set_index("compound").loc[hits["compound"]].reset_index()
+    assert np.allclose(hits["p"], alone["p"]) and np.allclose(hits["distance"], alone["distance"])
+    few = [Fold(f.number, f.train | (control & (np.cumsum(control) > 2)), f.val, f.test) for f in folds]
+    hits = fold_hits({f.number: z for f in few}, obs, few)
+    assert not hits["hit"].any()
+    words = {f"{n} of 36 control wells are new to the model of fold {k}, 3 are needed" for n, k in ((1, 1), (1, 2))}
+    assert set(hits["why_not"]) == words
+    all_seen = [Fold(f.number, f.train | control, f.val, f.test) for f in folds]
+    hits = fold_hits({f.number: z for f in all_seen}, obs, all_seen)
+    assert hits["p"].isna().all() and hits["why_not"].str.startswith("0 of 36 control wells are new").all()
+
+
+def test_compounds_that_every_model_has_seen():
+    z, obs = wide_screen()
+    folds = [
+        Fold(f.number, f.train | (obs["compound"] == "c03").to_numpy(), f.val, f.test) for f in compound_folds(obs)
+    ]
+    hits = fold_hits({1: z, 2: z}, obs, folds).set_index("compound")
+    assert hits.loc["c03", "why_not"] == "every model has seen this compound" and not hits.loc["c03", "hit"]
+    assert hits["p"].isna().sum() == 1 and hits.loc["c03", "rank"] == len(hits) == 24
+    everything = [Fold(1, np.ones(len(obs), bool), np.zeros(len(obs), bool), np.ones(len(obs), bool))]
+    hits = fold_hits({1: z}, obs, everything)
+    assert len(hits) == 24 and not hits["hit"].any() and list(hits) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("cut", [compound_folds, plate_folds])
+def test_awkward_screens_over_folds(cut):
+    def judge(z, obs, n_folds=None):
+        folds = cut(obs)
+        hits = fold_hits({f.number: z for f in folds}, obs, folds, {f.number: z[:, 0] for f in folds})
+        assert list(hits) == list(COLUMNS) and len(hits) == obs[~obs["is_control"]]["compound"].nunique()
+        return hits
+
+    z, obs = wide_screen(n_controls=1)
+    hits = judge(z, obs)
+    assert not hits["hit"].any() and hits["why_not"].str.contains("fewer than 3 controls").all()
+    z, obs = wide_screen()
+    once = ~obs.duplicated("compound") | obs["is_control"]
+    hits = judge(z[once], obs[once])
+    assert not hits["hit"].any() and hits["why_not"].str.contains("no replicate").all()
+    lone = obs["is_control"] | (obs["compound"] == "c05")
+    assert judge(z[lone], obs[lone])[["compound", "hit"]].to_numpy().tolist() == [["c05", True]]
+    assert len(judge(z[obs["is_control"]], obs[obs["is_control"]])) == 0
+    names = compound_names(30)
+    z, obs = screen(3, 6, names)
+    hits = judge(z, obs.assign(compound=obs["compound"].astype("category")))
+    assert sorted(hits["compound"]) == sorted(names) and "NA" in set(hits["compound"])
+    order = np.random.default_rng(1).permutation(len(obs))
+    folds = cut(obs)
+    mixed = [Fold(f.number, f.train[order], f.val[order], f.test[order]) for f in folds]
+    told = {f.number: z[:, 0] for f in folds}, {f.number: z[order, 0] for f in folds}
+    first = fold_hits({f.number: z for f in folds}, obs, folds, told[0])
+    second = fold_hits({f.number: z[order] for f in folds}, obs.iloc[order], mixed, told[1])
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize("cut", [compound_folds, plate_folds])
+def test_missing_latents_of_a_fold(cut):
+    z, obs = wide_screen()
+    folds = cut(obs)
+    broken = z.copy()
+    broken[np.flatnonzero(folds[1].test)[-1]] = np.nan
+    with pytest.raises(InputError, match="wells with missing"):
+        fold_hits({f.number: z for f in folds} | {2: broken}, obs, folds)
+
+
+@pytest.mark.parametrize("plate_wells", [96, 384])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_layout_audits_pass_on_the_next_layout(plate_wells: int, seed: int):
+    n_controls = plate_wells // 12
+    n_compounds = (plate_wells - n_controls) * 3 // 2
+    layout = next_layout([f"c{i}" for i in range(n_compounds)], 3, plate_wells, n_controls, seed)
+    obs = layout.assign(is_control=layout["compound"] == "DMSO").set_index("well")
+    found = [f for audit in (audit_control_places, audit_same_place) for f in audit(SimpleNamespace(obs=obs))]
+    assert {f.tested: f.status for f in found} == dict.fromkeys(
+        ["columns", "rows", "blocks", "pairs of replicates"], "pass"
+    )
+    in_columns = obs.sort_values(["plate", "column"]).assign(is_control=False)
+    in_columns.loc[in_columns.groupby("plate").head(n_controls).index, "is_control"] = True
+    found = {f.tested: f.status for f in audit_control_places(SimpleNamespace(obs=in_columns))}
+    assert (found["columns"], found["blocks"]) == ("fail", "fail")
 
 
 @pytest.mark.parametrize(
