@@ -5,6 +5,7 @@
 # %% ../nbs/06a_exports.ipynb #dbbdb5ab
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .config import InputError
+from .config import InputError, renamed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MARK', 'MODELS', 'TRAINED', 'EXPORTS', 'well_latents', 'well_predictions', 'well_distances', 'gene_importance',
-           'export_tables', 'write_exports', 'check_out_dir', 'staged_folder']
+__all__ = ['log', 'MARK', 'PROGRESS', 'MODELS', 'TRAINED', 'EXPORTS', 'well_latents', 'well_predictions', 'well_distances',
+           'gene_importance', 'export_tables', 'write_exports', 'check_out_dir', 'staged_folder']
 
 # %% ../nbs/06a_exports.ipynb #3b7fb3e0
 def well_latents(
@@ -64,11 +65,11 @@ def well_predictions(
 # %% ../nbs/06a_exports.ipynb #1dcbefd6
 def well_distances(
     results: AnnData,
-) -> pd.DataFrame:  # Well, Meta, Latent_Euclid, Latent_Cosine, Latent_Relative, split
+) -> pd.DataFrame:  # Well, Meta, Latent_Euclid, Latent_Cosine, Latent_Relative, split, fold
     """Distances of each well to the DMSO centre."""
     obs = results.obs
     columns = {"Meta": "compound", "Latent_Euclid": "dist_euclid", "Latent_Cosine": "dist_cosine"}
-    columns |= {"Latent_Relative": "dist_relative", "split": "split"}
+    columns |= {"Latent_Relative": "dist_relative", "split": "split", "fold": "fold"}
     return pd.DataFrame(
         {"Well": results.obs_names.astype(str), **{new: obs[old].to_numpy() for new, old in columns.items()}}
     )
@@ -107,8 +108,10 @@ def export_tables(
         tables["compound_ranking.csv"] = results.uns["compounds"]
     if "importance" in results.var:
         tables["gene_importance_gradinput.csv"] = gene_importance(results)
-    if len(results.uns.get("metrics", ())):
-        tables["metrics.csv"] = results.uns["metrics"]
+    named = ("metrics", "audit", "baselines", "folds", "hits", "retest_list", "next_layout")
+    for name in (*named, "compound_importance", "importance_checks", "verdict"):
+        if len(results.uns.get(name, ())):
+            tables[f"{name}.csv"] = results.uns[name]
     if "history" in results.uns:
         scaler = results.var[["mean", "std"]].rename_axis("gene").reset_index()
         tables |= {"gene_scaler.csv": scaler, "history_loss_detailed.csv": results.uns["history"]}
@@ -119,13 +122,16 @@ def write_exports(
     results: AnnData,
     folder: Path,  # exists; files in it are replaced
 ) -> list[str]:  # names of the files written
-    """Write every table, the loss curve and `results.h5ad`."""
+    """Write every table, the summary for machines, the loss curve and `results.h5ad`."""
+    from tcell_drugseq.report import report_metrics
     from tcell_drugseq.tables import write_csv
 
     tables = export_tables(results)
     for name, table in tables.items():
         write_csv(table, folder / name)
-    names = [*tables, "results.h5ad"]
+    with renamed(folder / "metrics.json") as tmp:
+        tmp.write_text(json.dumps(report_metrics(results), indent=1, ensure_ascii=False), encoding="utf-8")
+    names = [*tables, "metrics.json", "results.h5ad"]
     if "history" in results.uns:
         from tcell_drugseq.figures import plot_losses
 
@@ -137,7 +143,8 @@ def write_exports(
 
 # %% ../nbs/06a_exports.ipynb #a7b2935e
 MARK = "run.yaml"
-MODELS = ("model.pt", "model_best.pt", "model_last.pt", "model.safetensors")
+PROGRESS = "progress*.pt"  # state of unfinished trainings
+MODELS = ("model.pt", "model_best.pt", "model_last.pt", "model.safetensors", "model_fold*.pt")
 TRAINED = (*MODELS, "gene_scaler.csv", "history_loss_detailed.csv", "loss_curve.png")
 EXPORTS = (
     "well_activation_socres.csv",
@@ -148,6 +155,16 @@ EXPORTS = (
     "compound_ranking.csv",
     "gene_importance_gradinput.csv",
     "metrics.csv",
+    "audit.csv",
+    "baselines.csv",
+    "folds.csv",
+    "hits.csv",
+    "retest_list.csv",
+    "next_layout.csv",
+    "compound_importance.csv",
+    "importance_checks.csv",
+    "verdict.csv",
+    "metrics.json",
     "results.h5ad",
 )
 
@@ -163,7 +180,7 @@ def check_out_dir(
     out = Path(out_dir).expanduser().resolve()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out_dir}: found a file, expected a folder for the outputs")
-    held = [name for name in (MARK, *TRAINED, *EXPORTS) if (out / name).exists()]
+    held = [path.name for name in (MARK, *TRAINED, *EXPORTS) for path in out.glob(name)]
     if (out / ".partial").exists() and not (out / MARK).exists():
         held = []  # a run was killed while its files moved in: this one finishes the move
     mine = own_model is not None and own_model.resolve().parent == out
@@ -178,13 +195,15 @@ def check_out_dir(
 
 # %% ../nbs/06a_exports.ipynb #757d1068
 def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
-    (work / "progress.pt").unlink(missing_ok=True)
+    for state in work.glob(PROGRESS):
+        state.unlink()
     if not out.exists():
         work.rename(out)
         return
     new = {p.name for p in work.iterdir()}
-    for name in (MARK, *(n for n in replaced if n not in new)):
-        (out / name).unlink(missing_ok=True)
+    for path in [p for pattern in (MARK, *replaced) for p in out.glob(pattern)]:
+        if path.name == MARK or path.name not in new:
+            path.unlink()
     for name in sorted(new, key=lambda n: (n == MARK, n)):
         os.replace(work / name, out / name)
     work.rmdir()
@@ -193,7 +212,7 @@ def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
 @contextmanager
 def staged_folder(
     out: Path,  # final folder
-    replaced: tuple[str, ...],  # files of an earlier run that this one replaces, written anew or not
+    replaced: tuple[str, ...],  # patterns of files of an earlier run that this one replaces, written anew or not
 ) -> Iterator[Path]:  # the hidden folder to write to
     """Write to a hidden folder; its files become `out` when the block ends well.
 
@@ -207,7 +226,7 @@ def staged_folder(
     try:
         with lock:
             work.mkdir(exist_ok=True)
-            for stale in [p for p in work.iterdir() if p.name != "progress.pt"]:
+            for stale in [p for p in work.iterdir() if not p.match(PROGRESS)]:
                 stale.unlink()
             try:
                 yield work
@@ -216,7 +235,7 @@ def staged_folder(
                 shutil.rmtree(work)
                 raise
             finally:
-                if work.exists() and not (work / "progress.pt").exists():
+                if work.exists() and not any(work.glob(PROGRESS)):
                     shutil.rmtree(work)
     except Timeout:
         raise InputError(f"{out}: another run is writing there; wait for it or give another out_dir") from None

@@ -26,7 +26,12 @@ __all__ = ['plot_losses', 'metric', 'predicted_scores', 'plot_scores', 'plot_lab
 
 # %% ../nbs/05a_figures.ipynb #44921b85
 _TRAIN, _VAL, _UP, _DOWN, _GREY, _DARK = "#0173B2", "#DE8F05", "#D55E00", "#56B4E9", "#B8B8B8", "#333333"
-_SPLITS = {"train": ("training", _TRAIN), "val": ("validation", _VAL), "new": ("new", "#029E73")}
+_SPLITS = {
+    "train": ("training", _TRAIN),
+    "val": ("validation", _VAL),
+    "oof": ("out-of-fold", _VAL),
+    "new": ("new", "#029E73"),
+}
 
 
 def _splits(results: AnnData) -> list[str]:
@@ -121,7 +126,7 @@ def metric(
     results: AnnData,  # results with the long table `uns["metrics"]`
     target: str,  # a score, "label" or "activation"
     name: str,  # R2, AUROC, ...
-    split: str = "val",  # "train", "val" or "new"
+    split: str = "val",  # "oof", "train", "val" or "new"
     model: str = "transformer",  # or "ridge": ridge for scores, logistic regression for the label
 ) -> float:  # NaN where it was not measured
     """Look one value up in the table of metrics."""

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'show_text', 'show_table', 'show_figure', 'show_map', 'report_metrics', 'conclude', 'read_notebook_parameters',
-           'check_parameters', 'ReportError', 'execute_notebook', 'render_html', 'write_index', 'default_notebook',
-           'run_report']
+__all__ = ['log', 'show_text', 'show_table', 'show_figure', 'show_map', 'show_lights', 'report_metrics', 'conclude',
+           'read_notebook_parameters', 'check_parameters', 'ReportError', 'execute_notebook', 'render_html',
+           'write_index', 'default_notebook', 'run_report']
 
 # %% ../nbs/06_report.ipynb #d854878d
 def show_text(
@@ -113,9 +113,43 @@ def show_map(
     page = fig.to_html(full_html=False, include_plotlyjs=True, include_mathjax=False, config=config)
     display(HTML(page))
 
+# %% ../nbs/06_report.ipynb #d6a55646
+_LIGHTS = {
+    "claim": ("#1a7f37", "may be claimed"),
+    "limited": ("#b35900", "only with its limits"),
+    "no claim": ("#b3261e", "can't be claimed"),
+    "pass": ("#1a7f37", "pass"),
+    "warn": ("#b35900", "warn"),
+    "fail": ("#b3261e", "fail"),
+}
+
+
+def show_lights(
+    frame: pd.DataFrame,  # with a column `status`
+    caption: str = "",  # one line above the table
+    digits: int = 2,  # significant digits of numbers
+) -> None:
+    """Display a table with a traffic light for each status, every text escaped."""
+    from IPython.display import HTML, display
+
+    def cell(name: str, text: str) -> str:
+        if name != "status":
+            return f"<td>{text}</td>"
+        colour, word = _LIGHTS[html.unescape(text)]
+        return f'<td class="light"><span style="color:{colour}" aria-hidden="true">&#9679;</span> {word}</td>'
+
+    texts = frame.reset_index(drop=True).apply(_texts, digits=digits)
+    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in frame)
+    rows = "".join(f"<tr>{''.join(map(cell, texts.columns, row))}</tr>" for row in texts.itertuples(index=False))
+    title = f"<caption>{html.escape(caption)}</caption>" * bool(caption)
+    display(HTML(f'<table class="lights">{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'))
+
 # %% ../nbs/06_report.ipynb #beb795dd
+_WORDS = {"oof": "out-of-fold", "val": "validation", "new": "new"}
+
+
 def _judged_by(results: AnnData) -> str:
-    return "val" if (results.obs["split"] == "val").any() else "new"
+    return next((s for s in ("oof", "val") if (results.obs["split"] == s).any()), "new")
 
 
 def _ranked(results: AnnData) -> list[str]:
@@ -149,7 +183,23 @@ def report_metrics(
         "validation": held_out,
         "top_compounds": _ranked(results)[:top],
         "top_genes": results.var["effect_per_sd"].abs().nlargest(top).index.astype(str).tolist(),
+        **_judged(results),
     }
+
+
+def _judged(results: AnnData) -> dict[str, Any]:
+    """Verdict, hits and failed audits: those that this run has."""
+    found: dict[str, Any] = {}
+    if "verdict" in results.uns:
+        found["verdict"] = results.uns["verdict"].astype(str).to_dict("records")
+    if "hits" in results.uns:
+        hits = results.uns["hits"]
+        found["hits"] = hits.loc[hits["hit"], "compound"].astype(str).tolist()
+    if "audit" in results.uns:
+        audit = results.uns["audit"]
+        failed = audit.loc[audit["status"] == "fail", ["audit", "tested", "meaning"]]
+        found["audit_failures"] = failed.to_dict("records")
+    return found
 
 # %% ../nbs/06_report.ipynb #942b4b8d
 def conclude(
@@ -158,7 +208,7 @@ def conclude(
 ) -> list[str]:  # sentences with the numbers of this run
     """Answer in words: how well held-out wells are predicted, which compounds moved, which genes mattered."""
     obs, said, split = results.obs, [], _judged_by(results)
-    where = f"on the {(obs['split'] == split).sum()} {'validation' if split == 'val' else 'new'} wells"
+    where = f"on the {(obs['split'] == split).sum()} {_WORDS[split]} wells"
     targets = [(s, "R2", "ridge") for s in predicted_scores(results)]
     targets += [("activation", "R2", "ridge")] if {"activation_old", "pred_activation"} <= set(obs) else []
     targets += [("label", "AUROC", "logistic")] if {"label", "pred_label_prob"} <= set(obs) else []
@@ -171,7 +221,13 @@ def conclude(
         nearest = obs[~obs["is_control"]].groupby(obs["compound"].astype(str))["dist_relative"].min()
         said.append(f"Furthest from the control: {', '.join(names[:top])}.")
         beyond = f"{(nearest > far).sum()} of {len(names)} compounds have every well further out than"
-        said.append(f"{beyond} 95 % of the control wells. This ranks compounds; it is not a test of significance.")
+        said.append(f"{beyond} 95 % of the control wells.")
+    if "hits" in results.uns:
+        hits = results.uns["hits"]
+        called = hits.loc[hits["hit"], "compound"].astype(str).tolist()
+        said.append(f"{len(called)} of {len(hits)} compounds are hits{': ' * bool(called)}{', '.join(called[:top])}.")
+    elif names:
+        said.append("This ranks compounds; it is not a test of significance.")
     effect = results.var["effect_per_sd"]
     genes = effect[effect.abs().nlargest(top).index]
     signed = ", ".join(f"{gene} ({'+' if value > 0 else '−'})" for gene, value in genes.items())
@@ -289,11 +345,11 @@ def _write(path: Path, text: str) -> None:
     with renamed(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
 
-# %% ../nbs/06_report.ipynb #f83f4c36
+# %% ../nbs/06_report.ipynb #afb9fac6
 def _line(folder: Path, found: dict) -> dict:
     """What the list shows of one experiment."""
     ours, ridge = (found.get("validation", {}).get(model, {}) for model in ("transformer", "ridge"))
-    where = " new wells" if found.get("split") == "new" else ""  # the list is otherwise of validation wells
+    where = " new wells" if found.get("split") == "new" else ""  # the list is otherwise of held-out wells
 
     def beside(target: str, name: str) -> str:
         values = [m.get(target, {}).get(name) for m in (ours, ridge)]
@@ -307,6 +363,7 @@ def _line(folder: Path, found: dict) -> dict:
         "r2": r2,
         "auroc": auroc,
         "top_compounds": found.get("top_compounds", [])[:3],
+        "claims": [(row["claim"], *_LIGHTS[row["status"]]) for row in found.get("verdict", [])],
     }
 
 
@@ -369,11 +426,7 @@ def _replace(folder: Path, to: Path) -> None:
 
 def _summary(name: str, file: Path) -> dict:
     found = {"experiment": name, "date": datetime.now().astimezone().isoformat(timespec="seconds")}
-    if file.is_file():
-        from anndata import read_h5ad
-
-        found |= report_metrics(read_h5ad(file))
-    return found
+    return found | (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
 
 # %% ../nbs/06_report.ipynb #30037aa8
 def run_report(
@@ -398,7 +451,7 @@ def run_report(
     try:
         execute_notebook(notebook, checked | own, partial / "report.ipynb")
         render_html(partial / "report.ipynb", partial / "report.html", title=name)
-        summary = _summary(name, partial / "results" / "results.h5ad")
+        summary = _summary(name, partial / "results" / "metrics.json")
         _write(partial / "metrics.json", json.dumps(summary, indent=1, ensure_ascii=False))
     except InputError:
         shutil.rmtree(partial)  # nothing was made, and the message says what to mend

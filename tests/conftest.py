@@ -27,5 +27,6 @@ def hostile_report(tmp_path_factory):
     screen.var_names = [HOSTILE["gene"], *screen.var_names[1:]]
     screen.obsm["scores"] = screen.obsm["scores"].set_axis([HOSTILE["score"], "Tscore", "Pseudotime"], axis=1)
     write_bundle(screen, root / HOSTILE["folder"])
-    params = {"data_dir": str(root / HOSTILE["folder"]), "epochs": 2, "d_model": 16, "num_threads": 1}
+    brief = {"epochs": 2, "d_model": 16, "folds": 2, "compare_draws": 100, "hit_draws": 500, "num_threads": 1}
+    params = {"data_dir": str(root / HOSTILE["folder"]), **brief}
     return run_report("hostile", params, root / "reports")

@@ -1,6 +1,7 @@
 """The command line as users call it: one process per call, files in, files out, one line per mistake."""
 
 import csv
+import json
 import os
 import pickle
 import shutil
@@ -15,7 +16,8 @@ import pytest
 import torch
 
 SMALL = "--n_plates 1 --n_compounds 80 --n_controls 32 --n_genes 200".split()
-QUICK = "--epochs 3 --d_model 16 --n_components 8 --num_threads 1".split()
+BRIEF = "--folds 2 --compare_draws 100 --hit_draws 500 --hit_bootstrap 50".split()
+QUICK = [*"--epochs 3 --d_model 16 --n_components 8 --num_threads 1".split(), *BRIEF]
 
 
 def call(*args, **kwargs):
@@ -74,6 +76,12 @@ def test_all_files_of_the_contract_with_their_columns(trained):
         "history_loss_detailed.csv": (
             "epoch train_total val_total train_mse train_bce train_reg val_mse val_bce val_reg"
         ).split(),
+        "audit.csv": ["audit", "tested", "value", "threshold", "status", "meaning"],
+        "baselines.csv": ("model target metric value low high difference difference_low difference_high").split(),
+        "hits.csv": ["rank", "compound", "wells", "distance", "p", "q", "hit", "direction"],
+        "importance_checks.csv": ["check", "value", "threshold", "status", "meaning"],
+        "verdict.csv": ["claim", "status", "because"],
+        "next_layout.csv": ["well", "plate", "row", "column", "compound"],
     }
     for name, wanted in expected.items():
         assert columns(trained / name)[: len(wanted)] == wanted, name
@@ -81,12 +89,32 @@ def test_all_files_of_the_contract_with_their_columns(trained):
         "model.pt",
         "model_best.pt",
         "model_last.pt",
+        "model_fold1.pt",
+        "model_fold2.pt",
         "model.safetensors",
         "loss_curve.png",
         "results.h5ad",
         "run.yaml",
+        "metrics.json",
     ):
         assert (trained / name).stat().st_size > 0, name
+
+
+def test_every_exported_figure_is_out_of_fold(trained):
+    predictions = read(trained / "well_predictions_results.csv")
+    assert set(predictions["split"]) == {"oof"}
+    treated = predictions[predictions["metabolite"] != "DMSO"]
+    assert set(treated["fold"]) == {1, 2} and treated.groupby("metabolite")["fold"].nunique().max() == 1
+
+
+def test_the_verdict_is_printed_last_and_kept_for_machines(screen, trained, tmp_path):
+    done = call("run", "--data_dir", screen, "--out_dir", tmp_path / "r", *QUICK, "--no_baselines")
+    assert done.returncode == 0, done.stderr
+    claims = ["prediction", "ranking", "hits", "gene importance"]
+    assert [line.split(":")[0] for line in done.stdout.strip().splitlines()[-4:]] == claims
+    found = json.loads((trained / "metrics.json").read_text())
+    assert [row["claim"] for row in found["verdict"]] == claims
+    assert {row["status"] for row in found["verdict"]} <= {"claim", "limited", "no claim"}
 
 
 def test_best_and_last_differ_as_the_history_says(trained):
@@ -100,7 +128,7 @@ def test_best_and_last_differ_as_the_history_says(trained):
 
 def test_dashes_and_underscores_are_the_same(screen, tmp_path):
     both = [tmp_path / "a", tmp_path / "b"]
-    flags = "--epochs 1 --d_model 16 --num_threads 1 --use_zscore --batch_size 64 --gi_batch_size 50 --seed 3"
+    flags = "--epochs 1 --d_model 16 --num_threads 1 --use_zscore --batch_size 64 --gi_batch_size 50 --seed 3 --folds 1"
     for out, style in zip(both, (flags, flags.replace("_", "-")), strict=True):
         done = call("run", "--data_dir", screen, "--out-dir", out, *style.split())
         assert done.returncode == 0, done.stderr
@@ -142,10 +170,7 @@ MISTAKES = {
     "unknown device": (["--device", "tpu"], "device: found 'tpu', expected one of auto, cpu"),
     "empty out_dir": (["--out_dir", ""], "out_dir: found an empty name"),
     "out_dir is data_dir": (["--out_dir", "{screen}", "--overwrite"], "which is the data_dir"),
-    "too few wells held out": (
-        ["--split", "random", "--val_fraction", "0.05", "--data_dir", "{tmp}/few"],
-        "12 wells can't be split",
-    ),
+    "one group to hold out": (["--split", "plate", "--data_dir", "{tmp}/few"], "column 'plate' has 1 group"),
     "column for a bundle": (["--label", "active"], "setting 'label': found 'active'"),
     "score not there": (["--scores", "Foo"], "setting 'scores': found 'Foo'"),
     "unknown flag value": (["--encoder", "cnn"], "encoder: found 'cnn', expected one of induced, full"),
@@ -197,6 +222,7 @@ def test_interrupted_run_says_how_to_go_on(screen, tmp_path):
         str(screen),
         "--epochs",
         "500",
+        *BRIEF,
         "--num_threads",
         "1",
     ]
@@ -239,7 +265,8 @@ def test_unknown_flag_is_named(screen):
 
 
 def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
-    flags = "--epochs 40 --d_model 16 --n_components 8 --num_threads 1".split()
+    flags = "--epochs 40 --d_model 16 --n_components 8 --num_threads 1 --no_baselines --no_check_importance".split()
+    flags += BRIEF
     command = [sys.executable, "-m", "tcell_drugseq", "run", "--data_dir", str(screen), *flags, "--out_dir"]
     state = tmp_path / ".killed.partial" / "progress.pt"
     process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
@@ -252,14 +279,14 @@ def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
     assert again.returncode == 0 and "continuing after epoch" in again.stderr
     calm = call("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "calm")
     assert calm.returncode == 0
-    for name in ("model.pt", "model_last.pt"):
+    for name in ("model.pt", "model_last.pt", "model_fold1.pt", "model_fold2.pt"):
         ours, theirs = (torch.load(tmp_path / d / name, weights_only=True)["state"] for d in ("killed", "calm"))
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert sorted(os.listdir(tmp_path)) == ["calm", "killed"]
 
 
 def test_batch_runs_the_others_when_one_fails(screen, tmp_path):
-    quick = f"data_dir: {screen}\nepochs: 2\nd_model: 16\n"
+    quick = f"data_dir: {screen}\nepochs: 2\nd_model: 16\nfolds: 2\ncompare_draws: 100\nhit_draws: 500\n"
     (tmp_path / "first.yaml").write_text(quick)
     (tmp_path / "second.yaml").write_text(quick + "seed: 2\n")
     (tmp_path / "broken.yaml").write_text("data_dir: nowhere\n")
@@ -296,3 +323,17 @@ def test_validate_says_everything_at_once(screen, tmp_path):
     assert call("validate", screen).returncode == 0
     asked = call("validate", screen, "--dmso_cluster", "C99")
     assert asked.returncode == 2 and "C99" in asked.stderr
+
+
+def test_audit_answers_without_training_and_fails_with_3(screen, tmp_path):
+    fine = call("audit", "--data_dir", screen, "--out_dir", tmp_path / "fine")
+    tilted = tmp_path / "tilted"
+    assert call("simulate", tilted, *SMALL, "--column_effect", "6").returncode == 0
+    spoilt = call("audit", "--data_dir", tilted, "--out_dir", tmp_path / "spoilt")
+    assert (fine.returncode, spoilt.returncode) == (0, 3), (fine.stdout, fine.stderr, spoilt.stderr)
+    table = read(tmp_path / "spoilt" / "audit.csv")
+    failed = table[table["status"] == "fail"]
+    assert {"Tscore", "PC1"} <= set(failed.loc[failed["audit"] == "position alone", "tested"])
+    assert "position alone" in spoilt.stdout and "Nothing fails" in fine.stdout
+    again = call("audit", "--data_dir", screen, "--out_dir", tmp_path / "fine")
+    assert again.returncode == 2 and "audit.csv: found an audit" in again.stderr

@@ -80,11 +80,22 @@ def test_mek_and_braf_inhibitors_are_far_from_dmso(tmp_path: Path):
     inhibitors = ["PD-0325901", "PD-184352", "trametinib", "AZD-8330", "PLX-4720", "vemurafenib"]
     ranks = sorted(ranked.index(drug) + 1 for drug in inhibitors)
     assert ranks[0] <= 5 and np.median(ranks) <= 10, ranks  # plain PCA: 2, 4, 7, 8, 10, 12
+    audit = results.uns["audit"]
+    failed = {(row.audit, row.tested) for row in audit[audit["status"] == "fail"].itertuples()}
+    assert {("DMSO placement", "rows"), ("DMSO placement", "blocks")} <= failed  # controls in blocks of rows
+    assert ("position alone", "log10(dose_um)") in failed  # doses run along the plate
+    assert "claim" not in set(results.uns["verdict"]["status"])
+
+
+def test_a_plate_that_carries_nothing_gets_no_claim(tmp_path: Path):
+    results = run_as_written("mini_mac.yaml", tmp_path / "out")
+    verdict = results.uns["verdict"].set_index("claim")["status"]
+    assert (verdict == "no claim").all(), results.uns["verdict"].to_string()
 
 
 def test_activation_is_recognised_in_a_donor_never_seen(tmp_path: Path):
     results = run_as_written("rade2023.yaml", tmp_path / "out")
-    assert results.obs.groupby("donor")["split"].nunique().max() == 1
-    held_out = results.uns["metrics"].query("model == 'transformer' and split == 'val'")
+    assert results.obs.groupby("donor")["fold"].nunique().max() == 1
+    held_out = results.uns["metrics"].query("model == 'transformer' and split == 'oof'")
     found = held_out.set_index(["target", "metric"])["value"]
     assert found["label", "AUROC"] > 0.95 and found["log1p(hours)", "R2"] > 0.6

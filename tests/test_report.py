@@ -183,8 +183,17 @@ def test_report_says_how_the_wells_were_split(hostile_report):
 
     text = (hostile_report / "report.html").read_text(encoding="utf-8")
     obs = read_h5ad(hostile_report / "results" / "results.h5ad").obs
-    assert f"compound, {(obs['split'] == 'val').mean():.0%} of the wells held out" in text
-    assert "share no compound (control wells are on both sides)" in text
+    assert set(obs["split"]) == {"oof"} and set(obs["fold"]) == {1, 2}
+    assert "Every figure, distance and prediction of this report is out of fold" in text
+    assert "share no compound" in text
+
+
+def test_report_opens_with_the_verdict(hostile_report):
+    text = (hostile_report / "report.html").read_text(encoding="utf-8")
+    first = text.index('id="What-may-be-claimed"')
+    assert first < text.index('id="Audits"') < text.index('id="What-was-run"')
+    found = json.loads((hostile_report / "metrics.json").read_text())
+    assert [row["claim"] for row in found["verdict"]] == ["prediction", "ranking", "hits", "gene importance"]
 
 
 def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
