@@ -115,10 +115,10 @@ def trains_on_controls(
         return cfg.train_controls == "always"
     treated = ~screen.obs["is_control"].to_numpy()
     enough = 4 * max(cfg.folds, 2)
-    few = len(set(well_groups(screen, "compound")[treated])) < enough
-    if "label" in screen.obs:
-        few |= np.bincount(screen.obs["label"].to_numpy()[treated], minlength=2).min() < enough
-    return bool(needed or few)
+    groups = well_groups(screen, "compound")[treated]
+    classes = screen.obs["label"].to_numpy()[treated] if "label" in screen.obs else np.zeros(len(groups))
+    wanted = (0, 1) if "label" in screen.obs else (0,)
+    return needed or min(len(set(groups[classes == value])) for value in wanted) < enough
 
 # %% ../nbs/01e_folds.ipynb #92de8716
 def make_folds(

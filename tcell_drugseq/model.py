@@ -164,7 +164,10 @@ class Output(NamedTuple):
     logit: torch.Tensor | None  # (B,)
     activation: torch.Tensor | None  # (B,) in the units of the data
 
-# %% ../nbs/02_model.ipynb #72010d9e
+# %% ../nbs/02_model.ipynb #3943cfe3
+_FARTHEST = 10.0  # SD; a value farther from its training mean counts as this far
+
+
 class MultiTaskModel(nn.Module):
     """Expression of a well -> latent vector -> scores, label logit, activation."""
 
@@ -192,7 +195,8 @@ class MultiTaskModel(nn.Module):
     ) -> torch.Tensor:  # (B, Z)
         """The latent vector of each well."""
         live = self.std > 0
-        centred = torch.where(live, x - self.mean, 0)
+        limit = _FARTHEST * self.std
+        centred = torch.where(live, x - self.mean, 0).clamp(-limit, limit)
         if self.training and self.cfg.gene_dropout:
             centred = nn.functional.dropout(centred, self.cfg.gene_dropout)
         scaled = centred / torch.where(live, self.std + 1e-8, 1)
