@@ -38,7 +38,7 @@ def order_by_hits(
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
 
-# %% ../nbs/05d_apply.ipynb #5514471d
+# %% ../nbs/05d_apply.ipynb #bf9113e4
 def apply_model(
     model: MultiTaskModel,
     screen: AnnData,
@@ -62,7 +62,8 @@ def apply_model(
     results.obs[list(predictions)] = predictions
     results.obs["split"], results.obs["fold"] = split, 0
     results.obsm["X_latent"] = out.z
-    shift = pick_output(model, out, resolve_target(model.tasks, model.cfg.z_dim))
+    results.uns["direction_target"] = resolve_target(model.tasks, model.cfg.z_dim)
+    shift = pick_output(model, out, results.uns["direction_target"])
     add_distances(results, cfg.latent, shift)
     if not seen.any() and results.obs["is_control"].any() and not results.obs["is_control"].all():
         hits = compound_hits(out.z, results.obs, shift, cfg.hits)
@@ -76,7 +77,7 @@ def apply_model(
     results.uns["metrics"] = evaluate(results, predictions, split)
     return results
 
-# %% ../nbs/05d_apply.ipynb #33d76284
+# %% ../nbs/05d_apply.ipynb #eecce7eb
 def _explain(results: AnnData, views: list[FoldModel], target: str, cfg: RunConfig) -> None:
     """Importance as the mean over wells out of fold, and the folds side by side."""
     from tcell_drugseq.importance import gradient_x_input
@@ -99,10 +100,11 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     control = results.obs["is_control"].to_numpy()
     if not control.any():
         return
+    results.uns["direction_target"] = resolve_target(views[0].model.tasks, views[0].model.cfg.z_dim)
     activation, distances, shift = {}, [], np.full(results.n_obs, np.nan)
     for v in views:
         out, number = outs[v.fold.number], v.fold.number
-        what = pick_output(v.model, out, resolve_target(v.model.tasks, v.model.cfg.z_dim))
+        what = pick_output(v.model, out, results.uns["direction_target"])
         activation[number] = what - what[control].mean()
         shift[v.fold.test] = activation[number][v.fold.test]
         distances.append(fold_distances(out.z, results.obs, ~v.fold.seen, cfg.latent)[v.fold.test])

@@ -286,14 +286,18 @@ def knn_path(
         rows += [means[:, min(k, near.shape[1]) - 1] for k in (3, 5, 10, 15, 25, 40)]
     return np.array(rows)
 
-# %% ../nbs/03a_baselines.ipynb #b56d3f19
-def _ask_covariates(features: np.ndarray, y: np.ndarray, known: np.ndarray, leaf: int, seed: int) -> np.ndarray:
-    """Predictions of all wells from position or depth; of a 0/1 target the probability."""
+# %% ../nbs/03a_baselines.ipynb #65e36ee3
+def _covariate_path(leaf: int, seed: int) -> Path:
+    """Ridge regression under 13 penalties, then trees; of a 0/1 target both give the probability."""
     from sklearn.ensemble import ExtraTreesRegressor
 
-    leaf = max(1, min(leaf, known.sum() // 4))
-    forest = ExtraTreesRegressor(100, min_samples_leaf=leaf, random_state=seed)
-    return forest.fit(features[known], y[known]).predict(features)
+    def path(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:  # (14, m)
+        sd = x.std(axis=0)
+        sd = np.where(sd > 0, sd, 1)
+        forest = ExtraTreesRegressor(50, min_samples_leaf=max(1, min(leaf, len(x) // 4)), random_state=seed)
+        return np.vstack([ridge_path(x / sd, y, new / sd), forest.fit(x, y).predict(new)])
+
+    return path
 
 # %% ../nbs/03a_baselines.ipynb #128458c7
 def _boost(view: FoldView, y: np.ndarray, known: np.ndarray, label: bool) -> np.ndarray:
@@ -324,7 +328,7 @@ def swap_compounds(
     taken[np.concatenate(members)] = np.concatenate(others)
     return taken
 
-# %% ../nbs/03a_baselines.ipynb #9f5b9b58
+# %% ../nbs/03a_baselines.ipynb #8b345a31
 MODELS = ("mean", "position", "depth", "ridge", "pls", "knn", "trees", "shuffled")
 
 
@@ -337,13 +341,12 @@ def _predict(model: str, view: FoldView, y: np.ndarray, label: bool) -> np.ndarr
         return np.full(len(y), np.nan)
     if model == "mean" or known.sum() < 4 or np.ptp(y[known]) == 0:
         return np.full(len(y), y[known].mean())
-    if model in ("position", "depth"):
-        return _ask_covariates(getattr(view, model), y, known, {"position": 5, "depth": 20}[model], view.seed)
     if model == "trees":
         return _boost(view, y, known, label)
-    linear = logistic_path if label else ridge_path
-    path = {"pls": pls_path, "knn": knn_path}.get(model, linear)
-    predicted = choose_setting(path, view.components, y, view.parts)
+    features = getattr(view, model) if model in ("position", "depth") else view.components
+    paths = {"position": _covariate_path(5, view.seed), "depth": _covariate_path(20, view.seed)}
+    paths |= {"pls": pls_path, "knn": knn_path}
+    predicted = choose_setting(paths.get(model, logistic_path if label else ridge_path), features, y, view.parts)
     return predicted.clip(0, 1) if label else predicted
 
 # %% ../nbs/03a_baselines.ipynb #b86e0b4b

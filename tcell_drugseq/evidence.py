@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.folds import Fold
 
 # %% auto #0
-__all__ = ['audit_run', 'add_baselines', 'plan_next', 'add_evidence']
+__all__ = ['audit_run', 'drawn_groups', 'add_baselines', 'plan_next', 'add_evidence']
 
 # %% ../nbs/05g_evidence.ipynb #b6499e88
 def audit_run(
@@ -42,7 +42,22 @@ def audit_run(
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
 
-# %% ../nbs/05g_evidence.ipynb #f16dfc4c
+# %% ../nbs/05g_evidence.ipynb #5d582f1d
+_FEW_COMPOUNDS = 10
+
+
+def drawn_groups(
+    screen: AnnData,
+    split: str,  # of TrainConfig
+) -> np.ndarray:  # (N,) the group of each well
+    """What the bootstrap draws with replacement."""
+    from tcell_drugseq.folds import well_groups
+
+    groups = well_groups(screen, "compound")
+    few = len(set(groups[~screen.obs["is_control"].to_numpy(bool)])) < _FEW_COMPOUNDS
+    return well_groups(screen, split) if few and split != "random" else groups
+
+# %% ../nbs/05g_evidence.ipynb #809f77c0
 def add_baselines(
     results: AnnData,  # predictions in obs; `baselines` and more `metrics` are added to uns
     screen: AnnData,
@@ -53,13 +68,17 @@ def add_baselines(
     """Fit all baselines and compare the model with each."""
     from tcell_drugseq.baselines import evaluate, fit_baselines
     from tcell_drugseq.compare import compare_models
+    from tcell_drugseq.folds import well_groups
 
     folds = [replace(f, val=f.val & ~f.test) for f in folds]
     asked = np.any([f.test for f in folds], axis=0)
-    tables = fit_baselines(screen, folds, matrices, cfg.train.seed)
+    inner = well_groups(screen, "compound" if cfg.train.split == "random" else cfg.train.split)
+    tables = fit_baselines(screen, folds, matrices, cfg.train.seed, inner)
     ours = results.obs.filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
-    results.uns["baselines"] = compare_models(screen, {"transformer": ours, **tables}, cfg.compare, seed=cfg.train.seed)
+    drawn = drawn_groups(screen, cfg.train.split)
+    models = {"transformer": ours, **tables}
+    results.uns["baselines"] = compare_models(screen, models, cfg.compare, drawn, cfg.train.seed)
     split = results.obs["split"].to_numpy()
     found = [evaluate(results, t, np.where(asked, split, ""), model=name) for name, t in tables.items()]
     results.uns["metrics"] = pd.concat([results.uns["metrics"], *found], ignore_index=True)

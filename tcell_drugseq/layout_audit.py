@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['POSITION_FAIL', 'POSITION_WARN', 'AUROC_FAIL', 'AUROC_WARN', 'N_PCS', 'SPREAD_FAIL', 'SPREAD_WARN', 'BLOCK_FAIL',
            'BLOCK_WARN', 'MIN_PLACED', 'PLATES_WARN', 'COLUMNS_FAIL', 'COLUMNS_WARN', 'SAME_FAIL', 'SAME_WARN',
-           'EDGE_FAIL', 'EDGE_WARN', 'LAYOUT_AUDITS', 'well_places', 'expression_pcs', 'compound_groups',
+           'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'LAYOUT_AUDITS', 'well_places', 'expression_pcs', 'compound_groups',
            'held_out_figure', 'audit_position', 'audit_control_places', 'explained_share', 'audit_control_differences',
-           'audit_same_place', 'audit_strangers', 'audit_edges']
+           'audit_same_place', 'shrink_wells', 'audit_strangers', 'audit_edges']
 
 # %% ../nbs/01bb_layout_audit.ipynb #dc6de21a
 def well_places(
@@ -42,7 +42,7 @@ def well_places(
             places[name] = pd.factorize(obs[name].astype(str), sort=True)[0].astype(float)
     return places
 
-# %% ../nbs/01bb_layout_audit.ipynb #54904650
+# %% ../nbs/01bb_layout_audit.ipynb #086109b7
 POSITION_FAIL, POSITION_WARN = 0.2, 0.1  # held-out R2
 AUROC_FAIL, AUROC_WARN = 0.75, 0.65  # for the label
 N_PCS = 3  # components that are looked at
@@ -65,7 +65,7 @@ def expression_pcs(
         return np.zeros((len(x), n))  # nothing varies
     return PCA(n, svd_solver="randomized" if n < min(x.shape) else "full", random_state=0).fit_transform(x)
 
-
+# %% ../nbs/01bb_layout_audit.ipynb #0e890515
 def compound_groups(
     obs: pd.DataFrame,  # (N,) compound, is_control
 ) -> np.ndarray:  # (N,) compound; each control well by itself
@@ -170,7 +170,7 @@ def audit_control_places(
     said += ": they stand in blocks" * (status != "pass")
     return [*found, Finding(name, "blocks", ratio, BLOCK_FAIL, status, said)]
 
-# %% ../nbs/01bb_layout_audit.ipynb #13de8948
+# %% ../nbs/01bb_layout_audit.ipynb #d37d4920
 PLATES_WARN, COLUMNS_FAIL, COLUMNS_WARN = 0.5, 0.3, 0.15  # share of the variance of DMSO wells
 _EXCHANGES = 200
 
@@ -188,7 +188,7 @@ def explained_share(
     left = ((z.T - means[:, code]) ** 2).sum() / (n - k)
     return float(1 - left / (((z - z.mean(axis=0)) ** 2).sum() / (n - 1)))
 
-
+# %% ../nbs/01bb_layout_audit.ipynb #d01d0efd
 def audit_control_differences(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the exchanges
@@ -258,18 +258,31 @@ def audit_same_place(
     said += ": what they share may be the place" * (status != "pass")
     return [Finding(name, "pairs of replicates", share, SAME_FAIL, status, said)]
 
-# %% ../nbs/01bb_layout_audit.ipynb #f1bc9549
+# %% ../nbs/01bb_layout_audit.ipynb #cbf97d7b
+N_AXES = 20  # components of the expression
+_CAP = 0.95  # quantile of the length of a well that no well exceeds
+
+
+def shrink_wells(
+    x: np.ndarray,  # (N, d)
+    plate: np.ndarray,  # (N,)
+) -> np.ndarray:  # (N, d)
+    """Take plate means out, and shrink each well as if most were noise."""
+    x = x - pd.DataFrame(x).groupby(plate).transform("mean").to_numpy()
+    square = np.maximum((x**2).sum(axis=1), 1e-12)
+    x = x * np.maximum(1 - np.median(square) / square, 0)[:, None]
+    length = np.maximum(np.linalg.norm(x, axis=1), 1e-12)
+    return x * np.minimum(1, np.quantile(length, _CAP) / length)[:, None]
+
+# %% ../nbs/01bb_layout_audit.ipynb #66afaeba
 _MAX_PAIRS = 3000
 
 
 def _profiles(screen: AnnData, centred: bool) -> np.ndarray:
-    """(N, G) unit profiles, so that products are correlations."""
-    x = np.asarray(screen.X.toarray() if hasattr(screen.X, "toarray") else screen.X, float)
-    x = (x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
-    if centred:
-        x = x - pd.DataFrame(x).groupby(screen.obs["plate"].astype(str).to_numpy()).transform("mean").to_numpy()
-    x = x - x.mean(axis=1, keepdims=True)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    """(N, d) shrunken profiles whose mean squared length is one, so that mean products are pooled correlations."""
+    plate = screen.obs["plate"].astype(str).to_numpy() if centred else np.zeros(screen.n_obs)
+    x = shrink_wells(expression_pcs(screen, N_AXES, centred), plate)
+    return x / max(np.sqrt((x**2).sum(axis=1).mean()), 1e-12)
 
 
 def _strangers(obs: pd.DataFrame, places: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
@@ -288,7 +301,7 @@ def _strangers(obs: pd.DataFrame, places: pd.DataFrame, rng: np.random.Generator
             return rng.permutation(pairs)[:_MAX_PAIRS], True
     return differ(rng.choice(treated, (_MAX_PAIRS if len(treated) else 0, 2))), False
 
-# %% ../nbs/01bb_layout_audit.ipynb #ab548454
+# %% ../nbs/01bb_layout_audit.ipynb #5a3ec863
 def audit_strangers(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the bootstrap
@@ -307,6 +320,9 @@ def audit_strangers(
     found = []
     for what, centred in (("raw", False), ("plate means taken out", True)):
         unit = _profiles(screen, centred)
+        if not unit.any():
+            found.append(unseen(name, what, "the expression does not vary: nothing can agree"))
+            continue
         ours, theirs = (np.einsum("pg,pg->p", unit[p[:, 0]], unit[p[:, 1]]) for p in (pairs, others))
         each = pd.Series(ours).groupby(compound[pairs[:, 0]]).mean().to_numpy()
         drawn = rng.choice(each, (2000, len(each))).mean(axis=1) - rng.choice(theirs, (2000, len(theirs))).mean(axis=1)

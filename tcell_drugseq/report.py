@@ -201,7 +201,7 @@ def _judged(results: AnnData) -> dict[str, Any]:
         found["audit_failures"] = failed.to_dict("records")
     return found
 
-# %% ../nbs/06_report.ipynb #942b4b8d
+# %% ../nbs/06_report.ipynb #2adc1481
 def conclude(
     results: AnnData,  # results of a run
     top: int = 5,  # compounds and genes named
@@ -225,7 +225,7 @@ def conclude(
     if "hits" in results.uns:
         hits = results.uns["hits"]
         called = hits.loc[hits["hit"], "compound"].astype(str).tolist()
-        said.append(f"{len(called)} of {len(hits)} compounds are hits{': ' * bool(called)}{', '.join(called[:top])}.")
+        said.append(f"Called: {len(called)} of {len(hits)} compounds{': ' * bool(called)}{', '.join(called[:top])}.")
     elif names:
         said.append("This ranks compounds; it is not a test of significance.")
     effect = results.var["effect_per_sd"]
@@ -233,6 +233,9 @@ def conclude(
     signed = ", ".join(f"{gene} ({'+' if value > 0 else '−'})" for gene, value in genes.items())
     weigh = f"Genes with the largest effect on the predicted {results.uns['importance_target']}"
     said.append(f"{weigh} (+ where more of the gene raises it): {signed}.")
+    if "verdict" in results.uns:
+        status = results.uns["verdict"].set_index("claim")["status"]
+        said.append("; ".join(f"{claim}: {_LIGHTS[found][1]}" for claim, found in status.items()) + ".")
     return said
 
 # %% ../nbs/06_report.ipynb #f7c6c312

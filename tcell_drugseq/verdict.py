@@ -80,7 +80,7 @@ def weigh_audit(
         reasons += [Reason(claim, status, f"{row.tested}: {row.meaning}") for claim, status in costs.items()]
     return reasons
 
-# %% ../nbs/05f_verdict.ipynb #67015f07
+# %% ../nbs/05f_verdict.ipynb #115996c0
 _NAMES = {
     "mean": "the mean",
     "shuffled": "a model of shuffled labels",
@@ -99,7 +99,13 @@ def weigh_prediction(
     for row in ours.itertuples():
         beside = figures[(figures["target"] == row.target) & figures["model"].isin(_NAMES)]
         level = beside[~(beside["difference_low"] > 0)]
-        if len(level):
+        if math.isnan(row.low):
+            said = (
+                f"{row.target}: {row.metric} {row.value:.2f}, but too few groups of wells to draw from for an interval"
+            )
+            reasons.append(Reason("prediction", "limited", said))
+            missed += 1
+        elif len(level):
             best = level.loc[level["value"].idxmax()] if level["value"].notna().any() else level.iloc[0]
             said = f"{row.target}: {_NAMES[best['model']]} reaches {best['value']:.2f}, the model {row.value:.2f}"
             reasons.append(Reason("prediction", "limited", f"{said} ({row.metric})"))
@@ -133,7 +139,7 @@ def replicate_agreement(
     by_chance = np.array([intraclass_correlation(rng.permutation(distance), code) for _ in range(draws)])
     return found, float((1 + (by_chance >= found).sum()) / (1 + draws))
 
-# %% ../nbs/05f_verdict.ipynb #8003fb7f
+# %% ../nbs/05f_verdict.ipynb #401c7709
 _BOTH = ("ranking", "hits")
 
 
@@ -160,6 +166,9 @@ def _weigh_calls(hits: pd.DataFrame, cfg: HitConfig) -> list[Reason]:
         common = f": {max(set(why), key=why.count)}" if why else ""
         reasons.append(Reason("hits", "no claim", f"no compound of {len(hits)} at q < {cfg.hit_q:g}{common}"))
         reasons.append(Reason("ranking", "limited", "no compound is told from DMSO, so the order is mostly noise"))
+    if not (hits["smallest_p"] < cfg.hit_q).any():
+        said = "there are fewer control wells than the null needs: no compound could be told from DMSO"
+        reasons += [Reason(c, "no claim", said) for c in _BOTH]
     if set(hits["null_level"]) - {"plate"}:
         said = "the DMSO centre is not that of each compound's own plate"
         reasons += [Reason(c, "limited", said) for c in _BOTH]
@@ -227,7 +236,17 @@ def judge_claims(
     reasons = [*prediction, *weigh_distances(results, depth, cfg), *weigh_importance(results, prediction)]
     return settle([*reasons, *weigh_audit(results.uns["audit"])])
 
-# %% ../nbs/05f_verdict.ipynb #1d26710d
+# %% ../nbs/05f_verdict.ipynb #9d6e3c5c
+_THINGS = {"prediction": "prediction of wells", "ranking": "ranking of compounds"}
+
+
+def _listed(claims: list[str]) -> str:
+    """Claims as the beginning of a sentence."""
+    names = [_THINGS.get(c, c) for c in claims]
+    text = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return text[0].upper() + text[1:]
+
+
 def summarise(
     verdict: pd.DataFrame,  # of judge_claims
 ) -> str:  # one paragraph
@@ -237,14 +256,14 @@ def summarise(
         "limited": "may be claimed only with its limits",
         "no claim": "can't be claimed",
     }
-    named = {"prediction": "prediction of wells", "ranking": "ranking of compounds", "hits": "hits"}
     parts = []
     for status in STATUS:
         mine = verdict[verdict["status"] == status]
-        if len(mine):
-            things = [named.get(c, c) for c in mine["claim"]]
-            listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
-            parts.append(f"{listed[0].upper()}{listed[1:]} {words[status]}.")
-            if status != "claim":
-                parts += [f"{named.get(r.claim, r.claim).capitalize()}: {r.because}." for r in mine.itertuples()]
+        if mine.empty:
+            continue
+        parts.append(f"{_listed(mine['claim'].tolist())} {words[status]}.")
+        if status != "claim":
+            firsts = mine["because"].str.split("; ").str[0]
+            for first, claims in mine.groupby(firsts, sort=False)["claim"]:
+                parts.append(f"{_listed(claims.tolist())}: {first}.")
     return " ".join(parts)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 SMALL = "--n_plates 1 --n_compounds 80 --n_controls 32 --n_genes 200".split()
-BRIEF = "--folds 2 --compare_draws 100 --hit_draws 500 --hit_bootstrap 50".split()
+BRIEF = "--folds 2 --compare_draws 100 --hit_draws 500 --hit_bootstrap 100".split()
 QUICK = [*"--epochs 3 --d_model 16 --n_components 8 --num_threads 1".split(), *BRIEF]
 
 
@@ -326,7 +326,9 @@ def test_validate_says_everything_at_once(screen, tmp_path):
 
 
 def test_audit_answers_without_training_and_fails_with_3(screen, tmp_path):
-    fine = call("audit", "--data_dir", screen, "--out_dir", tmp_path / "fine")
+    clear = tmp_path / "clear"  # with effects that replicates repeat even in a screen this small
+    assert call("simulate", clear, *SMALL, "--strength", "3").returncode == 0
+    fine = call("audit", "--data_dir", clear, "--out_dir", tmp_path / "fine")
     tilted = tmp_path / "tilted"
     assert call("simulate", tilted, *SMALL, "--column_effect", "6").returncode == 0
     spoilt = call("audit", "--data_dir", tilted, "--out_dir", tmp_path / "spoilt")
@@ -335,5 +337,5 @@ def test_audit_answers_without_training_and_fails_with_3(screen, tmp_path):
     failed = table[table["status"] == "fail"]
     assert {"Tscore", "PC1"} <= set(failed.loc[failed["audit"] == "position alone", "tested"])
     assert "position alone" in spoilt.stdout and "Nothing fails" in fine.stdout
-    again = call("audit", "--data_dir", screen, "--out_dir", tmp_path / "fine")
+    again = call("audit", "--data_dir", clear, "--out_dir", tmp_path / "fine")
     assert again.returncode == 2 and "audit.csv: found an audit" in again.stderr

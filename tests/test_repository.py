@@ -45,7 +45,7 @@ def test_library_never_imports_development_tools(module):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names.append(node.module or "")
-    assert not {n.split(".")[0] for n in names} & {"nbdev", "fastcore", "execnb", "pytest", "captum"}
+    assert not {n.split(".")[0] for n in names} & {"nbdev", "fastcore", "execnb", "pytest"}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda p: p.name)
