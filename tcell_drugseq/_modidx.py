@@ -507,6 +507,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'tcell_drugseq.report._judged': ('report.html#_judged', 'tcell_drugseq/report.py'),
                                       'tcell_drugseq.report._judged_by': ('report.html#_judged_by', 'tcell_drugseq/report.py'),
                                       'tcell_drugseq.report._line': ('report.html#_line', 'tcell_drugseq/report.py'),
+                                      'tcell_drugseq.report._predicted': ('report.html#_predicted', 'tcell_drugseq/report.py'),
                                       'tcell_drugseq.report._ranked': ('report.html#_ranked', 'tcell_drugseq/report.py'),
                                       'tcell_drugseq.report._replace': ('report.html#_replace', 'tcell_drugseq/report.py'),
                                       'tcell_drugseq.report._summary': ('report.html#_summary', 'tcell_drugseq/report.py'),

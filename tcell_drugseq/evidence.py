@@ -106,7 +106,7 @@ def plan_next(
     plan = next_layout(names, plates, wells, controls, cfg.hits.hit_seed, _REPLICATES, control)
     results.uns["next_layout"] = plan
 
-# %% ../nbs/05g_evidence.ipynb #723b94b1
+# %% ../nbs/05g_evidence.ipynb #e230cff5
 def add_evidence(
     results: AnnData,  # of apply_folds or apply_model, with the audit in uns
     screen: AnnData,
@@ -117,7 +117,7 @@ def add_evidence(
 ) -> None:
     """Add baselines, checks, the next experiment and the verdict to what the models say."""
     from tcell_drugseq.crossfit import read_corrected
-    from tcell_drugseq.importance_checks import check_importance, compound_importance
+    from tcell_drugseq.importance_checks import check_importance, compound_importance, deletion_curve
     from tcell_drugseq.target_audit import well_depth
     from tcell_drugseq.verdict import judge_claims
 
@@ -133,8 +133,10 @@ def add_evidence(
             )
     if cfg.importance.check_importance and views:
         with stages("importance checks"):
-            results.uns["importance_checks"] = check_importance(views, screen, results.uns["importance_target"])
-            results.uns["compound_importance"] = compound_importance(views, screen, results.uns["importance_target"])
+            target = results.uns["importance_target"]
+            results.uns["deletion_curve"] = curve = deletion_curve(views, screen, target)
+            results.uns["importance_checks"] = check_importance(views, screen, target, curve=curve)
+            results.uns["compound_importance"] = compound_importance(views, screen, target)
     if "hits" in results.uns and len(results.uns["hits"]):
         plan_next(results, cfg)
     results.uns["verdict"] = judge_claims(results, well_depth(screen)[0], cfg.hits)

@@ -285,7 +285,7 @@ def _deletion_line(curve: pd.DataFrame, share: float, n_genes: int) -> tuple:
         said += f", but {1 - row['beaten']:.0%} of the random lists cost as much"
     return "deletion", float(row["difference"]), 0.0, status, said
 
-# %% ../nbs/05b_importance_checks.ipynb #19960a16
+# %% ../nbs/05b_importance_checks.ipynb #237c7f4e
 _SHARE = 0.05  # of all genes: the length at which deletion is judged
 
 
@@ -295,6 +295,7 @@ def check_importance(
     target: str = "auto",
     wells: int = 48,  # at most so many of each fold; Integrated Gradients and random weights: a third of them
     seed: int = 614,
+    curve: pd.DataFrame | None = None,  # of deletion_curve; made here if absent
 ) -> pd.DataFrame:  # check, value, threshold (fails from here on), status, meaning
     """Hold the importance of genes against what a list of noise would not pass; raises `InputError` without a fold."""
     if not views:
@@ -304,7 +305,7 @@ def check_importance(
     parts = [_explain_fold(v, screen, target, wells, rng) for v in views]
     mean = {k: _mean([p[k] for p in parts]) for k in parts[0] if k != "effect"}
     tau, overlap, top = fold_agreement([p["effect"] for p in parts])
-    curve = deletion_curve(views, screen, target, wells=wells, seed=seed)
+    curve = deletion_curve(views, screen, target, wells=wells, seed=seed) if curve is None else curve
     start = sorted({dmso_baseline(v, screen)[2] for v in views})
     alone = "one fold is one list: whether another model names the same genes can't be seen"
     flat = "the prediction hardly depends on any gene, so there is no order to compare"

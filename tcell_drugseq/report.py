@@ -201,12 +201,9 @@ def _judged(results: AnnData) -> dict[str, Any]:
         found["audit_failures"] = failed.to_dict("records")
     return found
 
-# %% ../nbs/06_report.ipynb #2adc1481
-def conclude(
-    results: AnnData,  # results of a run
-    top: int = 5,  # compounds and genes named
-) -> list[str]:  # sentences with the numbers of this run
-    """Answer in words: how well held-out wells are predicted, which compounds moved, which genes mattered."""
+# %% ../nbs/06_report.ipynb #7e64587d
+def _predicted(results: AnnData) -> list[str]:
+    """How well each target of wells that the model had not seen was predicted."""
     obs, said, split = results.obs, [], _judged_by(results)
     where = f"on the {(obs['split'] == split).sum()} {_WORDS[split]} wells"
     targets = [(s, "R2", "ridge") for s in predicted_scores(results)]
@@ -216,6 +213,15 @@ def conclude(
         ours, theirs = (metric(results, target, name, split, model) for model in ("transformer", "ridge"))
         beside = f"; {simple} regression {theirs:.2f}" if math.isfinite(theirs) else ""
         said.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
+    return said
+
+
+def conclude(
+    results: AnnData,  # results of a run
+    top: int = 5,  # compounds and genes named
+) -> list[str]:  # sentences with the numbers of this run
+    """Answer in words: how well held-out wells are predicted, which compounds moved, which genes mattered."""
+    obs, said = results.obs, _predicted(results)
     if names := _ranked(results):
         far = obs.loc[obs["is_control"], "dist_relative"].quantile(0.95)
         nearest = obs[~obs["is_control"]].groupby(obs["compound"].astype(str))["dist_relative"].min()
