@@ -80,7 +80,7 @@ def weigh_audit(
         reasons += [Reason(claim, status, f"{row.tested}: {row.meaning}") for claim, status in costs.items()]
     return reasons
 
-# %% ../nbs/05f_verdict.ipynb #115996c0
+# %% ../nbs/05f_verdict.ipynb #fd72357f
 _NAMES = {
     "mean": "the mean",
     "shuffled": "a model of shuffled labels",
@@ -95,7 +95,7 @@ def weigh_prediction(
     """Which targets are predicted better than by anything that knows no expression."""
     reasons, missed = [], 0
     figures = table[table["metric"].isin(["R2", "AUROC"])]
-    ours = figures[figures["model"] == "transformer"]
+    ours, rivals = figures[figures["model"] == "transformer"], figures[figures["model"] != "replicates"]
     for row in ours.itertuples():
         beside = figures[(figures["target"] == row.target) & figures["model"].isin(_NAMES)]
         level = beside[~(beside["difference_low"] > 0)]
@@ -112,6 +112,8 @@ def weigh_prediction(
             missed += 1
         else:
             said = f"{row.target}: {row.metric} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
+            ahead = rivals[(rivals["target"] == row.target) & (rivals["difference_high"] < 0)]
+            said += "".join(f", {r.model} better with {r.value:.2f}" for r in ahead.nlargest(1, "value").itertuples())
             reasons.append(Reason("prediction", "claim", said))
     if missed == len(ours):
         reasons = [r._replace(status="no claim") for r in reasons]
