@@ -226,7 +226,8 @@ def test_interrupted_run_says_how_to_go_on(screen, tmp_path):
         "--num_threads",
         "1",
     ]
-    process = subprocess.Popen([*command, "--out_dir", str(tmp_path / "r")], stderr=subprocess.PIPE, text=True)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a background job ignores Ctrl-C
+    process = subprocess.Popen([*command, "--out_dir", str(tmp_path / "r")], stderr=subprocess.PIPE, text=True, **heard)
     state = tmp_path / ".r.partial" / "progress.pt"
     while not state.exists() and process.poll() is None:
         time.sleep(0.01)

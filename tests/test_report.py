@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import nbformat
@@ -152,6 +153,7 @@ def test_a_killed_report_keeps_the_state_of_its_training(tmp_path, small_noteboo
         (partial / stale).parent.mkdir(exist_ok=True)
         (partial / stale).touch()
     interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
     with pytest.raises(KeyboardInterrupt):
         run_report("one", {}, tmp_path / "reports", small_notebook(interrupt))
     assert state.read_text() == "epoch 7"
