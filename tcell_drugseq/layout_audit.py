@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .findings import Finding, judge, unseen
-from .target_audit import MIN_COMPOUNDS, MIN_WELLS, target_table, well_depth
+from .target_audit import MIN_COMPOUNDS, MIN_WELLS, _dense, target_table, well_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,7 +56,7 @@ def expression_pcs(
     """First principal components of the standardised expression."""
     from sklearn.decomposition import PCA
 
-    x = np.asarray(screen.X.toarray() if hasattr(screen.X, "toarray") else screen.X, float)
+    x = _dense(screen.X)
     x = (x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
     if centred and "plate" in screen.obs:
         x = x - pd.DataFrame(x).groupby(screen.obs["plate"].astype(str).to_numpy()).transform("mean").to_numpy()

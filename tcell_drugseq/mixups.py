@@ -13,7 +13,7 @@ import pandas as pd
 
 from .findings import Finding, judge, unseen
 from .layout_audit import N_AXES, expression_pcs, shrink_wells, well_places
-from .target_audit import target_table
+from .target_audit import _dense, target_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -179,7 +179,7 @@ def batch_gains(
     screen: AnnData,  # a Screen with plate and batch
 ) -> pd.DataFrame:  # one row per pair of plates of two batches: plate, other, gain (the lower of the two)
     """How much more the plates of each pair look like the other's batch than like their own."""
-    x = np.asarray(screen.X.toarray() if hasattr(screen.X, "toarray") else screen.X, float)
+    x = _dense(screen.X)
     x = x - x.mean(axis=0)
     x = x / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
     x = x - pd.DataFrame(x).groupby(screen.obs["compound"].astype(str).to_numpy()).transform("mean").to_numpy()
