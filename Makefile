@@ -1,8 +1,10 @@
 # `make report` and `make test` set everything up themselves; nothing else is needed first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait sleep instead of spinning: on a busy machine spinning makes a training step up to thirty times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: report test setup lab clean
+.PHONY: report test bench setup lab clean
 
 report: setup data/simulated
 	$(BIN)/tcell-drugseq report reports/default.yaml --overwrite
@@ -10,6 +12,22 @@ report: setup data/simulated
 test: setup
 	$(BIN)/nbdev-test --flags slow --n-workers 2
 	$(BIN)/pytest
+
+# Every benchmark as HTML and JSON in reports/bench, with few simulated screens. `make bench FEW=` takes as many as the
+# committed notebooks show, which is hours; `make bench BENCH=23_speed` runs one of them.
+BENCH = $(basename $(notdir $(wildcard nbs/bench/*.ipynb)))
+FEW = "n_seeds": 8, "n_power_seeds": 4, "n_model_seeds": 2, "n_other_seeds": 1, "n_rival_seeds": 1, "n_fresh_seeds": 1,
+
+bench: setup
+	@echo "$(BENCH): each says how long it took"
+	@mkdir -p reports/bench
+	@for name in $(BENCH); do \
+	  begun=$$(date +%s); \
+	  $(BIN)/python -c 'import sys; from tcell_drugseq.report import execute_notebook, render_html; \
+	    out = sys.argv[2]; execute_notebook(sys.argv[1], {$(FEW) "out": out + ".json"}, out + ".ipynb", out + ".log"); \
+	    render_html(out + ".ipynb", out + ".html")' nbs/bench/$$name.ipynb reports/bench/$$name || exit 1; \
+	  echo "$$name: $$(( $$(date +%s) - begun )) s:" $$(ls reports/bench/$$name.html reports/bench/$$name.json 2>/dev/null); \
+	done
 
 setup: .venv/ready
 

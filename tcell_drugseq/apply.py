@@ -38,7 +38,7 @@ def order_by_hits(
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
 
-# %% ../nbs/05d_apply.ipynb #bf9113e4
+# %% ../nbs/05d_apply.ipynb #b1fc3f39
 def apply_model(
     model: MultiTaskModel,
     screen: AnnData,
@@ -56,14 +56,14 @@ def apply_model(
     results = match_genes(screen, model.genes).copy()
     seen = np.isin(split, ["train", "val"])
     x = np.asarray(read_corrected(results, seen if seen.any() else ~seen, cfg).X)
-    target = resolve_target(model.tasks, model.cfg.z_dim, cfg.importance.gi_target)
+    target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     out = predict_wells(model, x)
     predictions = prediction_table(out, model.tasks.scores, results.obs_names)
     results.obs[list(predictions)] = predictions
     results.obs["split"], results.obs["fold"] = split, 0
     results.obsm["X_latent"] = out.z
-    results.uns["direction_target"] = resolve_target(model.tasks, model.cfg.z_dim)
-    shift = pick_output(model, out, results.uns["direction_target"])
+    results.uns["direction_target"] = resolve_target(model.tasks, model.cfg)
+    shift = pick_output(model, out, results.uns["direction_target"]).astype(float)
     add_distances(results, cfg.latent, shift)
     if not seen.any() and results.obs["is_control"].any() and not results.obs["is_control"].all():
         hits = compound_hits(out.z, results.obs, shift, cfg.hits)
@@ -77,7 +77,7 @@ def apply_model(
     results.uns["metrics"] = evaluate(results, predictions, split)
     return results
 
-# %% ../nbs/05d_apply.ipynb #eecce7eb
+# %% ../nbs/05d_apply.ipynb #924aaa96
 def _explain(results: AnnData, views: list[FoldModel], target: str, cfg: RunConfig) -> None:
     """Importance as the mean over wells out of fold, and the folds side by side."""
     from tcell_drugseq.importance import gradient_x_input
@@ -100,11 +100,11 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     control = results.obs["is_control"].to_numpy()
     if not control.any():
         return
-    results.uns["direction_target"] = resolve_target(views[0].model.tasks, views[0].model.cfg.z_dim)
+    results.uns["direction_target"] = resolve_target(views[0].model.tasks, views[0].model.cfg)
     activation, distances, shift = {}, [], np.full(results.n_obs, np.nan)
     for v in views:
         out, number = outs[v.fold.number], v.fold.number
-        what = pick_output(v.model, out, results.uns["direction_target"])
+        what = pick_output(v.model, out, results.uns["direction_target"]).astype(float)
         activation[number] = what - what[control].mean()
         shift[v.fold.test] = activation[number][v.fold.test]
         distances.append(fold_distances(out.z, results.obs, ~v.fold.seen, cfg.latent)[v.fold.test])
@@ -116,7 +116,7 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     results.uns["hits"] = hits
     results.uns["compounds"] = order_by_hits(rank_compounds(results.obs, shift), hits, names)
 
-# %% ../nbs/05d_apply.ipynb #ffeb38d2
+# %% ../nbs/05d_apply.ipynb #0f6d3de9
 def apply_folds(
     views: list[FoldModel],  # together they are asked about every well once
     model: MultiTaskModel,  # the final one, on whose axes the latents are shown
@@ -131,7 +131,7 @@ def apply_folds(
     from tcell_drugseq.latent import turn_onto
 
     results = screen.copy()
-    target = resolve_target(model.tasks, model.cfg.z_dim, cfg.importance.gi_target)
+    target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     outs = {v.fold.number: predict_wells(v.model, v.x) for v in views}
     predictions = out_of_fold(views, outs, results.obs_names)
     results.obs[list(predictions)] = predictions

@@ -66,46 +66,48 @@ class DataConfig:
     )
     normalise: bool = _opt(False, "X holds raw counts: scale each well to 10,000 and take log1p")
 
-# %% ../nbs/00_config.ipynb #9c2bf7d8
+# %% ../nbs/00_config.ipynb #aff2d4cf
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of the network; `encoder='full'` is the historical one."""
 
     encoder: str = _opt("induced", "induced: queries read the genes, linear in genes; full: Transformer over all genes")
-    d_model: int = _opt(64, "width of tokens")
-    n_queries: int = _opt(8, "learned queries that read the genes (induced)")
-    n_heads: int = _opt(4, "attention heads")
-    n_layers: int = _opt(1, "Transformer layers: over the queries (induced) or over all genes (full)")
-    z_dim: int = _opt(32, "size of the latent vector")
+    n_members: int = _opt(5, "small networks trained side by side whose answers are averaged")
+    d_model: int = _opt(32, "width of tokens in each member")
+    n_queries: int = _opt(2, "learned queries of each member that read the genes (induced)")
+    n_heads: int = _opt(1, "attention heads")
+    n_layers: int = _opt(2, "Transformer layers: over the queries (induced) or over all genes (full)")
+    z_dim: int = _opt(16, "learnt numbers in each member's part of the latent vector")
+    z_components: int = _opt(16, "leading components that stand beside them, whitened by replicates")
+    bend: float = _opt(0.03, "size of the learnt numbers beside the components, for distances in the latent space")
     dropout: float = _opt(0.1, "dropout inside the Transformer layers")
     gene_dropout: float = _opt(0.5, "share of genes hidden (set to their training mean) in each training step")
-    n_components: int = _opt(32, "principal components of the training wells on a linear path into z; 0: none")
-    label_gain: float = _opt(
-        10.0,
-        "the label head reads z times this, so that one label does not stretch all distances in z",
-    )
+    n_components: int = _opt(32, "principal components of the training wells that the encoder reads too; 0: none")
     use_zscore: bool = _opt(True, "z-score each gene with mean and SD of the training wells")
 
     def __post_init__(self):
         _one_of("encoder", self.encoder, ("induced", "full"))
-        for name in ("d_model", "n_queries", "n_heads", "z_dim"):
+        for name in ("n_members", "d_model", "n_queries", "n_heads", "z_dim"):
             _at_least(name, getattr(self, name), 1)
         _at_least("n_layers", self.n_layers, 0)
         _at_least("n_components", self.n_components, 0)
-        _between("label_gain", self.label_gain, 0.01, 1000)
+        _at_least("z_components", self.z_components, 0)
+        _between("bend", self.bend, 0.001, 1)
         for name in ("dropout", "gene_dropout"):
             _between(name, getattr(self, name), 0, 0.95)
         if self.d_model % self.n_heads:
             raise InputError(f"d_model: found {self.d_model}, expected a multiple of n_heads ({self.n_heads})")
+        if self.encoder == "full" and self.n_members > 1:
+            raise InputError(f"n_members: found {self.n_members}, expected 1 with encoder full (--preset historical)")
 
-# %% ../nbs/00_config.ipynb #7438378b
+# %% ../nbs/00_config.ipynb #2cbee8bb
 @dataclass(frozen=True)
 class TrainConfig:
     """Split, optimiser, stopping, device."""
 
-    epochs: int = _opt(50, "passes over the training wells")
+    epochs: int = _opt(15, "passes over the training wells")
     batch_size: int = _opt(32, "wells per step")
-    lr: float = _opt(1e-3, "peak learning rate of AdamW")
+    lr: float = _opt(3e-3, "peak learning rate of AdamW")
     weight_decay: float = _opt(0.1, "decoupled weight decay of AdamW")
     schedule: str = _opt("cosine", "learning rate: cosine (5 % warm-up, then down to zero) or constant")
     patience: int = _opt(0, "stop after so many epochs without a better validation loss; 0: never")
@@ -114,7 +116,10 @@ class TrainConfig:
     folds: int = _opt(
         5, "every value comes from the fold model that has not seen its group; 0: one fold per group; 1: a single split"
     )
-    val_fraction: float = _opt(0.2, "share of the training wells that choose the epoch; of all wells if folds is 1")
+    val_fraction: float = _opt(
+        0.2, "share of the training wells that choose the epoch, another for each member; of all wells if folds is 1"
+    )
+    shrink: bool = _opt(True, "draw predictions towards the training mean by as much as the wells left out ask for")
     train_controls: str = _opt(
         "auto", "train on control wells too: always, never, or auto: where the label can't do without them"
     )
@@ -388,17 +393,22 @@ def write_yaml(
     with renamed(path) as tmp:
         tmp.write_text(yaml_text(values), encoding="utf-8")
 
-# %% ../nbs/00_config.ipynb #5a4c09cf
+# %% ../nbs/00_config.ipynb #27d341d3
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "historical": {
         "encoder": "full",
+        "n_members": 1,
         "d_model": 128,
+        "n_heads": 4,
         "n_layers": 2,
+        "z_dim": 32,
         "n_components": 0,
         "gene_dropout": 0.0,
-        "label_gain": 1.0,
         "use_zscore": False,
+        "shrink": False,
+        "epochs": 50,
+        "lr": 1e-3,
         "weight_decay": 0.01,
         "schedule": "constant",
         "split": "random",

@@ -390,7 +390,7 @@ def plot_plates(
     fig.suptitle(f"{label}{part}; dots: control wells", x=0.01, ha="left", fontsize=10)
     return fig
 
-# %% ../nbs/05a_figures.ipynb #d21478d6
+# %% ../nbs/05a_figures.ipynb #24edaed4
 @_styled
 def plot_genes(
     results: AnnData,  # results with `importance` and `effect_per_sd` in `var`
@@ -399,7 +399,8 @@ def plot_genes(
     """Draw the genes that the prediction leans on most, with their direction."""
     from matplotlib.patches import Patch
 
-    order = results.var["effect_per_sd"].abs().nlargest(top).index
+    effect = results.var["effect_per_sd"]
+    order = effect[effect != 0].abs().nlargest(top).index
     genes, target = results.var.loc[order], _text(results.uns["importance_target"])
     colours = np.where(genes["effect_per_sd"] > 0, _UP, _DOWN)
     fig, (left, right) = _figure(2, ncols=2, height=1.0 + 0.21 * len(genes), sharey=True)
@@ -412,5 +413,7 @@ def plot_genes(
     right.tick_params(left=False)
     meaning = {_UP: "more of the gene raises the prediction", _DOWN: "more of it lowers the prediction"}
     keys = [Patch(color=colour, label=text) for colour, text in meaning.items()]
+    if genes.empty:
+        left.text(0.5, 0.5, "no gene has an effect", transform=left.transAxes, ha="center")
     fig.legend(handles=keys, loc="outside upper right", frameon=False, ncols=2)
     return fig

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['Fold', 'well_groups', 'split_wells', 'trains_on_controls', 'make_folds']
+__all__ = ['Fold', 'well_groups', 'deal_groups', 'group_among', 'split_wells', 'trains_on_controls', 'make_folds']
 
 # %% ../nbs/01e_folds.ipynb #7dbe2820
 @dataclass(frozen=True)
@@ -56,14 +56,32 @@ def well_groups(
         groups[control] = [f"control well {well}" for well in screen.obs_names[control]]
     return groups
 
-# %% ../nbs/01e_folds.ipynb #46d1db79
-def _parts(groups: np.ndarray, label: np.ndarray | None, n_parts: int, seed: int) -> Iterator[np.ndarray]:
-    """Indices of each part; no group is in two."""
+# %% ../nbs/01e_folds.ipynb #7a4d157e
+def deal_groups(
+    groups: np.ndarray,  # (n,) group of each well
+    label: np.ndarray | None,  # (n,) 0/1, or None
+    n_parts: int,
+    seed: int,
+) -> Iterator[np.ndarray]:  # numbers of the wells of each part
+    """Deal groups out to parts; no group is in two."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     kind = GroupKFold if label is None or np.bincount(label).min() < n_parts else StratifiedGroupKFold
     split = kind(n_parts, shuffle=True, random_state=seed).split(np.zeros(len(groups)), label, groups)
     return (part for _, part in split)
+
+
+def group_among(
+    screen: AnnData,
+    column: str,  # compound or another obs column; random: every well by itself
+    among: np.ndarray,  # (N,) bool
+) -> np.ndarray:  # (n,) group of each of these wells
+    """Groups by the column or, where that leaves only one, by compound, then by well."""
+    for name in dict.fromkeys([column, "compound", "random"]):  # one plate left: its compounds, then its wells
+        groups = well_groups(screen, name)[among]
+        if len(set(groups)) > 1 or among.all():
+            break
+    return groups
 
 
 def split_wells(
@@ -74,17 +92,14 @@ def split_wells(
     """Set wells aside that choose the epoch; raises `InputError` where a side would be without a class or a score."""
     among = np.ones(screen.n_obs, bool) if among is None else among
     label = screen.obs["label"].to_numpy()[among] if "label" in screen.obs else None
-    for column in dict.fromkeys([cfg.split, "compound", "random"]):  # one plate left: its compounds, then its wells
-        groups = well_groups(screen, column)[among]
-        n_groups = len(set(groups))
-        if n_groups > 1:
-            break
-        if among.all():
-            raise InputError(f"split: column {column!r} has {n_groups} group, expected at least two")
-    else:
+    groups = group_among(screen, cfg.split, among)
+    n_groups = len(set(groups))
+    if n_groups < 2 and among.all():
+        raise InputError(f"split: column {cfg.split!r} has {n_groups} group, expected at least two")
+    if n_groups < 2:
         raise InputError(f"split: by {cfg.split}: found {among.sum()} training wells, expected at least two")
     side = np.full(among.sum(), "train", dtype=object)
-    side[next(_parts(groups, label, min(round(1 / cfg.val_fraction), n_groups), cfg.seed))] = "val"
+    side[next(deal_groups(groups, label, min(round(1 / cfg.val_fraction), n_groups), cfg.seed))] = "val"
     split = np.full(screen.n_obs, "unseen", dtype=object)
     split[among] = side
     _check_sides(screen, split, cfg)
@@ -120,7 +135,7 @@ def trains_on_controls(
     wanted = (0, 1) if "label" in screen.obs else (0,)
     return needed or min(len(set(groups[classes == value])) for value in wanted) < enough
 
-# %% ../nbs/01e_folds.ipynb #92de8716
+# %% ../nbs/01e_folds.ipynb #5efec5fb
 def make_folds(
     screen: AnnData,
     cfg: TrainConfig = TrainConfig(),  # split, folds, val_fraction, train_controls, seed
@@ -138,7 +153,7 @@ def make_folds(
     n_folds = min(cfg.folds or n_groups, n_groups)
     teaches = trains_on_controls(screen, cfg, needs_controls) | ~screen.obs["is_control"].to_numpy()
     folds = []
-    for number, part in enumerate(_parts(groups, label, n_folds, cfg.seed), start=1):
+    for number, part in enumerate(deal_groups(groups, label, n_folds, cfg.seed), start=1):
         test = np.isin(np.arange(screen.n_obs), part)
         split = split_wells(screen, cfg, among=teaches & ~test)
         folds.append(Fold(number, split == "train", split == "val", test))

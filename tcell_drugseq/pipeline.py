@@ -42,7 +42,7 @@ class Stages:
         self.seconds[name] = round(time.perf_counter() - start, 2)
         log.info("%s: %.1f s", name, self.seconds[name])
 
-# %% ../nbs/07_pipeline.ipynb #0ea7b954
+# %% ../nbs/07_pipeline.ipynb #c57936f3
 def check_request(
     screen: AnnData,
     cfg: RunConfig,
@@ -51,10 +51,11 @@ def check_request(
     from tcell_drugseq.crossfit import plan_folds, split_final
     from tcell_drugseq.importance import resolve_target
     from tcell_drugseq.latent import dmso_center
-    from tcell_drugseq.training import check_device, tasks_of
+    from tcell_drugseq.members import tasks_of
+    from tcell_drugseq.training import check_device
 
     check_device(cfg.train)
-    resolve_target(tasks_of(screen, cfg.train.lambda_reg), cfg.model.z_dim, cfg.importance.gi_target)
+    resolve_target(tasks_of(screen, cfg.train.lambda_reg), cfg.model, cfg.importance.gi_target)
     dmso_center(np.zeros((screen.n_obs, 1)), screen.obs, cfg.latent.dmso_cluster)
     plan_folds(screen, cfg)
     split_final(screen, cfg)

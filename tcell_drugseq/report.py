@@ -144,7 +144,7 @@ def show_lights(
     title = f"<caption>{html.escape(caption)}</caption>" * bool(caption)
     display(HTML(f'<table class="lights">{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'))
 
-# %% ../nbs/06_report.ipynb #beb795dd
+# %% ../nbs/06_report.ipynb #a0062c7e
 _WORDS = {"oof": "out-of-fold", "val": "validation", "new": "new"}
 
 
@@ -158,6 +158,12 @@ def _ranked(results: AnnData) -> list[str]:
         return []
     controls = set(results.obs.loc[results.obs["is_control"], "compound"].astype(str))
     return [name for name in results.uns["compounds"]["compound"].astype(str) if name not in controls]
+
+
+def _weighty(results: AnnData, top: int) -> pd.Series:
+    """The largest effects with their sign, by gene; no gene without an effect is named."""
+    effect = results.var["effect_per_sd"]
+    return effect[effect[effect != 0].abs().nlargest(top).index]
 
 
 def report_metrics(
@@ -182,7 +188,7 @@ def report_metrics(
         "validation_wells": int((obs["split"] == split).sum()),
         "validation": held_out,
         "top_compounds": _ranked(results)[:top],
-        "top_genes": results.var["effect_per_sd"].abs().nlargest(top).index.astype(str).tolist(),
+        "top_genes": list(_weighty(results, top).index.astype(str)),
         **_judged(results),
     }
 
@@ -201,10 +207,12 @@ def _judged(results: AnnData) -> dict[str, Any]:
         found["audit_failures"] = failed.to_dict("records")
     return found
 
-# %% ../nbs/06_report.ipynb #7e64587d
+# %% ../nbs/06_report.ipynb #67ac4091
 def _predicted(results: AnnData) -> list[str]:
     """How well each target of wells that the model had not seen was predicted."""
     obs, said, split = results.obs, [], _judged_by(results)
+    if not (obs["split"] == split).any():
+        return ["Every well has taught the model: nothing shows how well it predicts others."]
     where = f"on the {(obs['split'] == split).sum()} {_WORDS[split]} wells"
     targets = [(s, "R2", "ridge") for s in predicted_scores(results)]
     targets += [("activation", "R2", "ridge")] if {"activation_old", "pred_activation"} <= set(obs) else []
@@ -234,11 +242,10 @@ def conclude(
         said.append(f"Called: {len(called)} of {len(hits)} compounds{': ' * bool(called)}{', '.join(called[:top])}.")
     elif names:
         said.append("This ranks compounds; it is not a test of significance.")
-    effect = results.var["effect_per_sd"]
-    genes = effect[effect.abs().nlargest(top).index]
-    signed = ", ".join(f"{gene} ({'+' if value > 0 else '−'})" for gene, value in genes.items())
-    weigh = f"Genes with the largest effect on the predicted {results.uns['importance_target']}"
-    said.append(f"{weigh} (+ where more of the gene raises it): {signed}.")
+    target = f"the predicted {results.uns['importance_target']}"
+    signed = ", ".join(f"{g} ({'+' if value > 0 else '−'})" for g, value in _weighty(results, top).items())
+    largest = f"Genes with the largest effect on {target} (+ where more of the gene raises it): {signed}."
+    said.append(largest if signed else f"No gene has an effect on {target}: it is the same for every well.")
     if "verdict" in results.uns:
         status = results.uns["verdict"].set_index("claim")["status"]
         said.append("; ".join(f"{claim}: {_LIGHTS[found][1]}" for claim, found in status.items()) + ".")

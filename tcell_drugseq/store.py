@@ -39,7 +39,7 @@ def known_split(
     """On which side of the model's own split each well was; "new" for wells that it has never met."""
     return np.array([about.get("split", {}).get(name, "new") for name in fingerprint_wells(x)], dtype=object)
 
-# %% ../nbs/06b_store.ipynb #34aba81e
+# %% ../nbs/06b_store.ipynb #1c65e658
 def run_settings(
     cfg: RunConfig,
 ) -> dict[str, Any]:  # plain values
@@ -48,8 +48,15 @@ def run_settings(
     return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
-def _about(screen: AnnData, sides: np.ndarray, cfg: RunConfig) -> dict[str, Any]:
-    learnt = ~screen.obs["is_control"].to_numpy() & (sides == "train")
+def _taught(screen: AnnData, sides: np.ndarray, cfg: RunConfig) -> np.ndarray:
+    """(N,) bool: wells that taught at least one member."""
+    from tcell_drugseq.members import member_sides
+
+    return member_sides(screen, sides, cfg.model.n_members, cfg.train)[0].any(axis=1)
+
+
+def _about(screen: AnnData, sides: np.ndarray, taught: np.ndarray, cfg: RunConfig) -> dict[str, Any]:
+    learnt = ~screen.obs["is_control"].to_numpy() & taught
     return {
         "data_hash": str(screen.uns["source"]["hash"]),
         "split": {name: str(s) for name, s in zip(fingerprint_wells(screen.X), sides, strict=True) if s != "unseen"},
@@ -57,7 +64,7 @@ def _about(screen: AnnData, sides: np.ndarray, cfg: RunConfig) -> dict[str, Any]
         "settings": run_settings(cfg),
     }
 
-# %% ../nbs/06b_store.ipynb #a8d54795
+# %% ../nbs/06b_store.ipynb #242b0c07
 def save_run(
     fit: Fit,  # the final training
     views: list[FoldModel],  # of the folds; empty for a single split
@@ -69,7 +76,8 @@ def save_run(
     """Write every model of a run."""
     from tcell_drugseq.checkpoint import save_model
 
-    about, val_loss = _about(screen, split, cfg), fit.history["val_total"]
+    taught, val_loss = _taught(screen, split, cfg), fit.history["val_total"]
+    about = _about(screen, np.where(taught, "train", split), taught, cfg)
     best = {"epoch": int(fit.best_epoch), "val_total": float(val_loss[fit.best_epoch - 1]), **about}
     last = {"epoch": len(val_loss), "val_total": float(val_loss.iloc[-1]), **about}
     fit.model.load_state_dict(fit.last)
@@ -79,7 +87,8 @@ def save_run(
     save_model(fit.model, folder / "model.pt", safetensors=True, **best)
     for v in views:
         sides = np.where(v.fold.test, "test", v.fold.sides)
-        save_model(v.model, folder / f"model_fold{v.fold.number}.pt", fold=v.fold.number, **_about(screen, sides, cfg))
+        about = _about(screen, sides, _taught(screen, sides, cfg), cfg)
+        save_model(v.model, folder / f"model_fold{v.fold.number}.pt", fold=v.fold.number, **about)
 
 # %% ../nbs/06b_store.ipynb #c0fce08d
 def load_for(

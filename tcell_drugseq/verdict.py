@@ -221,7 +221,7 @@ def weigh_importance(
     weight = {"fail": "no claim", "warn": "limited", "pass": "claim"}
     return reasons + [Reason(claim, weight[row.status], str(row.meaning)) for row in table.itertuples()]
 
-# %% ../nbs/05f_verdict.ipynb #446cfeb6
+# %% ../nbs/05f_verdict.ipynb #c2b5abc7
 def judge_claims(
     results: AnnData,  # of a run: audit, baselines, hits, importance_checks in uns
     depth: np.ndarray,  # (N,) of each well
@@ -233,9 +233,12 @@ def judge_claims(
     else:
         prediction = [Reason("prediction", "limited", "nothing was held against it: no baselines")]
     if "val" in set(results.obs.get("split", ())):
-        said = "the wells that it is judged by have chosen the epoch, so its figures are slightly too good"
+        said = "the wells that judge it have chosen the epoch and the shrinkage, so its figures are slightly too good"
         prediction.append(Reason("prediction", "limited", said))
     reasons = [*prediction, *weigh_distances(results, depth, cfg), *weigh_importance(results, prediction)]
+    if set(results.obs.get("split", ())) == {"train"}:
+        said = "every well has taught the model: nothing shows how well it predicts others"
+        reasons += [Reason(claim, "no claim", said) for claim in ("prediction", "gene importance")]
     return settle([*reasons, *weigh_audit(results.uns["audit"])])
 
 # %% ../nbs/05f_verdict.ipynb #9d6e3c5c

@@ -1,5 +1,8 @@
 """Importance checks against answers known by hand, on noise, and on awkward screens."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +32,8 @@ CHECKS = [
     "folds: first genes",
     "ridge",
 ]
-QUICK = RunConfig(model=ModelConfig(d_model=16, n_queries=2), train=TrainConfig(epochs=4, folds=3, num_threads=1))
+QUICK = RunConfig(model=ModelConfig(d_model=16), train=TrainConfig(epochs=4, folds=3, num_threads=1))
+LOUD = replace(QUICK, train=replace(QUICK.train, shrink=False))  # never silent: names genes whatever it has learnt
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +48,13 @@ def views(screen) -> list[FoldModel]:
 
 
 def linear_model(x: np.ndarray, weight: np.ndarray) -> MultiTaskModel:
-    """A model that predicts `x @ weight` and nothing else: one component, and all other weights at zero."""
-    model = MultiTaskModel(
-        [f"g{i}" for i in range(x.shape[1])], Tasks(("s",)), ModelConfig(d_model=8, n_heads=2, z_dim=2, n_components=1)
-    ).eval()
+    """A model whose members all predict `x @ weight` and nothing else: the head reads one component."""
+    cfg = ModelConfig(n_members=3, d_model=8, n_heads=2, z_dim=2, n_components=1)
+    model = MultiTaskModel([f"g{i}" for i in range(x.shape[1])], Tasks(("s",)), cfg).eval()
     fit_buffers(model, torch.tensor(x))
     with torch.no_grad():
-        model.components[:, 0] = torch.tensor(weight * x.std(axis=0))
-        model.score_head.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        model.components[:, :, 0] = torch.tensor(weight * x.std(axis=0))
+        model.score_head.weight.zero_()[:, 0] = 1
         model.score_head.bias.zero_()
     return model
 
@@ -110,9 +113,9 @@ def test_checks_repeat_and_leave_models_alone(views, screen):
     before = {k: v.clone() for k, v in views[0].model.state_dict().items()}
     first, second = (check_importance(views, screen, "logit", wells=12) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
-    shuffled = shuffle_weights(views[0].model).encoder.tokens.weight
-    assert not torch.equal(shuffled, before["encoder.tokens.weight"])
-    assert torch.equal(shuffled.flatten().sort()[0], before["encoder.tokens.weight"].flatten().sort()[0])
+    shuffled = shuffle_weights(views[0].model).encoder.read.value_slope
+    assert not torch.equal(shuffled, before["encoder.read.value_slope"])
+    assert torch.equal(shuffled.flatten().sort()[0], before["encoder.read.value_slope"].flatten().sort()[0])
     assert all(torch.equal(before[k], v) for k, v in views[0].model.state_dict().items())
 
 
@@ -123,15 +126,33 @@ def test_shuffled_targets_do_not_pass(screen, seed):
     noise.obsm["scores"] = screen.obsm["scores"].iloc[order].set_axis(screen.obs_names)
     for column in ("label", "activation_old"):
         noise.obs[column] = screen.obs[column].to_numpy()[order]
-    deaf = [fit_fold(noise, fold, QUICK) for fold in make_folds(noise, QUICK.train)]
-    status = check_importance(deaf, noise, "logit").set_index("check")["status"]
-    assert status["deletion"] == "fail"
+    for cfg in (QUICK, LOUD):
+        deaf = [fit_fold(noise, fold, cfg) for fold in make_folds(noise, cfg.train)]
+        status = check_importance(deaf, noise, "logit").set_index("check")["status"]
+        assert status["deletion"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("target", "gain"), [("activation", "act_gain"), ("logit", "logit_gain"), ("Tscore", "score_gain")]
+)
+def test_silent_models_name_no_gene(views, screen, target, gain):
+    mute = [replace(v, model=copy.deepcopy(v.model)) for v in views]
+    for v in mute:
+        getattr(v.model, gain).zero_()
+    table = check_importance(mute, screen, target, wells=12).set_index("check")
+    assert table["meaning"].str.contains("silent").all() and not (table["status"] == "pass").any()
+    assert table.loc["deletion", "status"] == "fail"
+    assert compound_importance(mute, screen, target).empty
+    some = compound_importance([mute[0], *views[1:]], screen, target)
+    own = set(screen.obs["compound"][views[0].fold.test & ~screen.obs["is_control"].to_numpy()])
+    assert len(some) and not own & set(some["Compound"])
 
 
 def test_importance_that_needs_no_weights_fails():
     """With one component every model has the same order of genes, whatever its weights."""
     view, screen = linear_view()
-    model = MultiTaskModel(view.model.genes, Tasks(("s",)), ModelConfig(d_model=8, n_heads=2, z_dim=1, n_components=1))
+    cfg = ModelConfig(n_members=1, d_model=8, n_heads=2, z_dim=1, n_components=1)
+    model = MultiTaskModel(view.model.genes, Tasks(("s",)), cfg)
     fit_buffers(model, torch.tensor(view.x))
     line = check_importance([FoldModel(view.fold, model, view.x)], screen).set_index("check").loc["random weights"]
     assert line["value"] > 0.9 and line["status"] == "fail"
