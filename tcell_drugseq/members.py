@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Wells', 'tasks_of', 'multitask_loss', 'member_sides', 'member_lists', 'ask_members']
 
-# %% ../nbs/02b_members.ipynb #6fda57b3
+# %% ../nbs/02b_members.ipynb #eb682b7b
 @dataclass(frozen=True)
 class Wells:
     """Expression and targets of some wells; a target that the screen lacks is `None`."""
@@ -32,7 +32,7 @@ class Wells:
     scores: torch.Tensor | None  # (N, K), NaN where a score is not defined
     label: torch.Tensor | None  # (N,) 0. or 1.
     activation: torch.Tensor | None  # (N,)
-    compound: torch.Tensor  # (N,) number of each well's compound; controls are one
+    compound: torch.Tensor  # (N,) number of each well's compound and dose; controls are one
     plate: torch.Tensor  # (N,) number of each well's plate; 0 where plates are not known
 
     @classmethod
@@ -42,8 +42,9 @@ class Wells:
         def tensor(values: Any) -> torch.Tensor:
             return torch.tensor(np.asarray(values, dtype=np.float32))
 
-        def number(column: str) -> torch.Tensor:
-            names = screen.obs[column].astype(str) if column in screen.obs else np.zeros(screen.n_obs)
+        def number(*columns: str) -> torch.Tensor:
+            there = [screen.obs[c].astype(str) for c in columns if c in screen.obs]
+            names = ["\n".join(parts) for parts in zip(*there, strict=True)] or [""] * screen.n_obs
             return torch.tensor(np.unique(names, return_inverse=True)[1])
 
         obs = screen.obs
@@ -52,7 +53,7 @@ class Wells:
             tensor(screen.obsm["scores"]) if "scores" in screen.obsm else None,
             tensor(obs["label"]) if "label" in obs else None,
             tensor(obs["activation_old"]) if "activation_old" in obs else None,
-            number("compound"),
+            number("compound", "dose"),
             number("plate"),
         )
 

@@ -148,7 +148,7 @@ def _standardise(values: torch.Tensor, teaches: torch.Tensor) -> torch.Tensor:
     own = torch.where(known, own - own.sum(1, keepdim=True) / n, 0)
     return own / (own.square().mean(1, keepdim=True) * own.shape[1] / n).sqrt().clamp_min(1e-12) / n
 
-# %% ../nbs/02_model.ipynb #96e82e50
+# %% ../nbs/02_model.ipynb #d61ea675
 def gene_relevance(
     model: MultiTaskModel,  # scaler fitted
     x: torch.Tensor | RowsOnDisk,  # (N, G) expression of the training wells
@@ -193,7 +193,7 @@ def whiten_by_replicates(
     centred, _ = _around(components, plate)
     apart, n_compounds = _around(centred, compound)
     freedom = len(components) - n_compounds
-    if c == 0 or freedom <= c:
+    if c == 0 or freedom < 2 * c:
         return torch.eye(c, dtype=components.dtype)
     share = c / (c + freedom)  # drawn to equal scatter, the more the fewer replicates there are
     within = apart.T @ apart / freedom

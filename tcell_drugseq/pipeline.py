@@ -91,7 +91,7 @@ def _train_screen(
     add_evidence(results, screen, folds, views, cfg, stages)
     return results
 
-# %% ../nbs/07_pipeline.ipynb #49766295
+# %% ../nbs/07_pipeline.ipynb #ac6fcab6
 def _apply_loaded(
     model: MultiTaskModel, about: dict[str, Any], path: Path, screen: AnnData, cfg: RunConfig, stages: Stages
 ) -> AnnData:
@@ -113,8 +113,9 @@ def _apply_loaded(
         results = apply_folds(views, model, screen, cfg) if views else apply_model(model, screen, split, cfg)
     results.uns["audit"] = audit
     folds = [v.fold for v in views] or [Fold(1, split == "train", split == "val", split == "val")]
-    whole = set(about.get("split", {})) <= set(fingerprint_wells(screen.X)) and {"train", "val"} <= set(split)
-    add_evidence(results, screen, folds if whole else [], views, cfg, stages)
+    whole = set(about.get("split", {})) <= set(fingerprint_wells(screen.X))
+    fair = whole and (len(views) > 0 or {"train", "val"} <= set(split))  # else there is no well to judge them by
+    add_evidence(results, screen, folds if fair else [], views, cfg, stages)
     return results
 
 # %% ../nbs/07_pipeline.ipynb #a3f700b7

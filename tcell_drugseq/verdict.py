@@ -221,7 +221,7 @@ def weigh_importance(
     weight = {"fail": "no claim", "warn": "limited", "pass": "claim"}
     return reasons + [Reason(claim, weight[row.status], str(row.meaning)) for row in table.itertuples()]
 
-# %% ../nbs/05f_verdict.ipynb #c2b5abc7
+# %% ../nbs/05f_verdict.ipynb #d8fcf8bb
 def judge_claims(
     results: AnnData,  # of a run: audit, baselines, hits, importance_checks in uns
     depth: np.ndarray,  # (N,) of each well
@@ -236,8 +236,8 @@ def judge_claims(
         said = "the wells that judge it have chosen the epoch and the shrinkage, so its figures are slightly too good"
         prediction.append(Reason("prediction", "limited", said))
     reasons = [*prediction, *weigh_distances(results, depth, cfg), *weigh_importance(results, prediction)]
-    if set(results.obs.get("split", ())) == {"train"}:
-        said = "every well has taught the model: nothing shows how well it predicts others"
+    if "split" in results.obs and set(results.obs["split"][~results.obs["is_control"]]) == {"train"}:
+        said = "every treated well has taught the model: nothing shows how well it predicts others"
         reasons += [Reason(claim, "no claim", said) for claim in ("prediction", "gene importance")]
     return settle([*reasons, *weigh_audit(results.uns["audit"])])
 
