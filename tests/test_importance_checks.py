@@ -44,7 +44,7 @@ def screen() -> AnnData:
 
 @pytest.fixture(scope="module")
 def views(screen) -> list[FoldModel]:
-    return [fit_fold(screen, fold, QUICK) for fold in make_folds(screen, QUICK.train)]
+    return [fit_fold(screen, fold, LOUD) for fold in make_folds(screen, LOUD.train)]
 
 
 def linear_model(x: np.ndarray, weight: np.ndarray) -> MultiTaskModel:
