@@ -113,7 +113,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
-def many_wells(path, n, genes=1000):
+def many_wells(path, n, genes=2000):
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"compound": [f"c{i // 2}" for i in range(n)], "is_control": False}, index=map(str, range(n)))
     made = anndata.AnnData(rng.random((n, genes), dtype=np.float32), obs=obs)
@@ -130,10 +130,12 @@ def peak(path, backed):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_does_not_grow_with_wells_on_disk(tmp_path):
-    few, many = (tmp_path / f"{n}.h5ad" for n in (2_500, 12_500))
-    grown = -many_wells(few, 2_500) + many_wells(many, 12_500)
+    few, many = (tmp_path / f"{n}.h5ad" for n in (2_500, 22_500))
+    grown = -many_wells(few, 2_500) + many_wells(many, 22_500)
     on_disk = peak(many, "r")
-    assert on_disk - peak(few, "r") < 0.25 * grown
+    more = on_disk - peak(few, "r")
+    print(f"{more / 1e6:.0f} MB more for {grown / 1e6:.0f} MB of wells")
+    assert more < 0.25 * grown
     assert peak(many, "") - on_disk > 0.8 * grown  # in memory it does: the measure can tell
 
 
@@ -222,6 +224,6 @@ def test_two_processes_go_on_after_an_interruption(train, two):
 
 
 def test_processes_with_dropout_agree_with_each_other(train):
-    """Batches smaller than the number of processes, too: of 3 wells for 4 processes each computes all."""
-    first, *others = fits(train(4, SMALL, replace(QUICK, epochs=1, batch_size=3)))
-    assert len(others) == 3 and all(same(first["last"], other["last"]) for other in others)
+    """Batches smaller than the number of processes, too: of 2 wells for 3 processes each computes all."""
+    first, *others = fits(train(3, SMALL, replace(QUICK, epochs=1, batch_size=2)))
+    assert len(others) == 2 and all(same(first["last"], other["last"]) for other in others)
