@@ -49,18 +49,19 @@ def share_of(
     n = fabric.world_size
     return index if index.shape[1] < n else index.tensor_split(n, dim=1)[fabric.global_rank]
 
-# %% ../nbs/02d_processes.ipynb #fa4f80ec
+# %% ../nbs/02d_processes.ipynb #17e50c95
 def weigh_share(
     fabric: Fabric,
     terms: dict[str, torch.Tensor],  # of `multitask_loss` on the share
-    targets: Wells,  # of the share
-    n_wells: int,  # of the share
+    wells: Wells,
+    share: torch.Tensor,  # (E, b) of `share_of`
+    index: torch.Tensor,  # (E, B) the whole batch
 ) -> dict[str, torch.Tensor]:  # total and its terms
     """Terms whose mean over processes is the term of the whole batch."""
-    if fabric.world_size == 1:
+    if share.shape == index.shape:
         return terms
-    n_scores = 0.0 if targets.scores is None else (~targets.scores.isnan()).sum().item()
-    own = torch.tensor([n_scores, n_wells], dtype=torch.float64)
-    weights = (own / fabric.all_reduce(own.clone(), reduce_op="mean").clamp_min(1e-9)).tolist()
-    terms = {k: v * weights[k != "mse"] for k, v in terms.items() if k != "total"}
-    return {"total": sum(terms.values()), **terms}
+    values = dict.fromkeys(terms, (share.numel(), index.numel()))
+    if wells.scores is not None:
+        values["mse"] = tuple((~wells.scores[at].isnan()).sum().clamp_min(1) for at in (share, index))
+    parts = {k: v * (fabric.world_size * values[k][0] / values[k][1]) for k, v in terms.items() if k != "total"}
+    return {"total": sum(parts.values()), **parts}

@@ -71,7 +71,7 @@ def _row(epoch: int, train: dict[str, float], val: dict[str, float]) -> dict[str
         row |= {f"{side}_{term}": terms.get(term, math.nan) for term in ("mse", "bce", "reg")}
     return row
 
-# %% ../nbs/03_training.ipynb #f2d75941
+# %% ../nbs/03_training.ipynb #3075ecdb
 def _train_epoch(
     fabric: Any, model: Any, optimizer: Any, wells: Wells, lists: torch.Tensor, epoch: int, cfg: TrainConfig
 ) -> dict[str, float]:
@@ -85,9 +85,8 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch * len(batches) + i, cfg.epochs * len(batches), cfg)
         share = share_of(fabric, index)
-        targets = wells.targets(share)
-        terms = multitask_loss(model, model(wells.x[share]), targets, cfg.lambda_reg)
-        terms = weigh_share(fabric, terms, targets, share.numel())
+        terms = multitask_loss(model, model(wells.x[share]), wells.targets(share), cfg.lambda_reg)
+        terms = weigh_share(fabric, terms, wells, share, index)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(terms["total"])
         optimizer.step()
