@@ -66,7 +66,7 @@ class DataConfig:
     )
     normalise: bool = _opt(False, "X holds raw counts: scale each well to 10,000 and take log1p")
 
-# %% ../nbs/00_config.ipynb #aff2d4cf
+# %% ../nbs/00_config.ipynb #98139d1d
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of the network; `encoder='full'` is the historical one."""
@@ -99,6 +99,21 @@ class ModelConfig:
             raise InputError(f"d_model: found {self.d_model}, expected a multiple of n_heads ({self.n_heads})")
         if self.encoder == "full" and self.n_members > 1:
             raise InputError(f"n_members: found {self.n_members}, expected 1 with encoder full (--preset historical)")
+
+    @property
+    def n_plain(self) -> int:
+        """Components in each member's part of the latent vector."""
+        return min(self.z_components, self.n_components)
+
+    @property
+    def part_size(self) -> int:
+        """Numbers in each member's part: its components and what it learns."""
+        return self.n_plain + self.z_dim
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in the latent vector: the parts of all members."""
+        return self.n_members * self.part_size
 
 # %% ../nbs/00_config.ipynb #2cbee8bb
 @dataclass(frozen=True)

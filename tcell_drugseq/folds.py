@@ -56,7 +56,7 @@ def well_groups(
         groups[control] = [f"control well {well}" for well in screen.obs_names[control]]
     return groups
 
-# %% ../nbs/01e_folds.ipynb #7a4d157e
+# %% ../nbs/01e_folds.ipynb #61c436e1
 def deal_groups(
     groups: np.ndarray,  # (n,) group of each well
     label: np.ndarray | None,  # (n,) 0/1, or None
@@ -66,11 +66,12 @@ def deal_groups(
     """Deal groups out to parts; no group is in two."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
+    groups = np.unique(groups, return_inverse=True)[1]  # scikit-learn is slow with names
     kind = GroupKFold if label is None or np.bincount(label).min() < n_parts else StratifiedGroupKFold
     split = kind(n_parts, shuffle=True, random_state=seed).split(np.zeros(len(groups)), label, groups)
     return (part for _, part in split)
 
-
+# %% ../nbs/01e_folds.ipynb #09ff1a6b
 def group_among(
     screen: AnnData,
     column: str,  # compound or another obs column; random: every well by itself
@@ -83,7 +84,7 @@ def group_among(
             break
     return groups
 
-
+# %% ../nbs/01e_folds.ipynb #cb42fffc
 def split_wells(
     screen: AnnData,
     cfg: TrainConfig = TrainConfig(),  # split, val_fraction, seed

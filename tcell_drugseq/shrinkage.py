@@ -15,7 +15,7 @@ from .model import MultiTaskModel
 # %% auto #0
 __all__ = ['trusted_slope', 'draw_to_mean']
 
-# %% ../nbs/02c_shrinkage.ipynb #1ad78934
+# %% ../nbs/02c_shrinkage.ipynb #3a3891cb
 def trusted_slope(
     measured: torch.Tensor,  # (n,) around the training mean, NaN where not defined
     predicted: torch.Tensor,  # (n,) of wells held out, around the same mean
@@ -30,7 +30,7 @@ def trusted_slope(
     error = math.sqrt((y - slope * p).square().sum().item() / (len(y) - 1) / square)
     return min(1.0, slope) if slope > 2 * error else 0.0
 
-
+# %% ../nbs/02c_shrinkage.ipynb #9a544085
 def _trusted_logit(label: torch.Tensor, logit: torch.Tensor) -> tuple[float, float]:
     """Slope (0 to 1) and shift of the logit, as `trusted_slope`; by Newton's method with a touch of ridge."""
     y, design = label.double(), torch.stack([logit.double(), torch.ones(len(logit), dtype=torch.float64)], 1)
