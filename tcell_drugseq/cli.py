@@ -9,6 +9,7 @@ __all__ = ['app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwri
 # %% ../nbs/08_cli.ipynb #bc953814
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -242,7 +243,6 @@ def batch(
 ) -> None:
     """Run several experiments in parallel processes, one report each."""
     import multiprocessing
-    import os
     from concurrent.futures import ProcessPoolExecutor
 
     from tcell_drugseq.report import check_parameters, default_notebook, write_index
@@ -274,6 +274,8 @@ def main() -> None:
     """Entry point of `tcell-drugseq`: prints one line for bad input and exits with 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("tcell_drugseq").setLevel(logging.INFO)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when PyTorch is imported, here and in kernels
     try:
         app()
     except InputError as e:
