@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'InputError', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig', 'ImportanceConfig',
-           'CorrectionConfig', 'CompareConfig', 'HitConfig', 'RunConfig', 'SimConfig', 'leaves', 'coerce',
-           'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
+           'CorrectionConfig', 'CompareConfig', 'HitConfig', 'RunConfig', 'ScreenConfig', 'SimConfig', 'leaves',
+           'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
 
 # %% ../nbs/00_config.ipynb #52b65536
 import difflib
@@ -245,6 +245,42 @@ class RunConfig:
     model_path: str = _opt("", "model for --skip_train; empty: OUT_DIR/model.pt")
     overwrite: bool = _opt(False, "replace the run that out_dir already holds")
 
+# %% ../nbs/00_config.ipynb #66ad55ba
+@dataclass(frozen=True)
+class ScreenConfig:
+    """From counts and a plate map to wells that are worth modelling, with scores and a label."""
+
+    orientation: str = _opt("auto", "of a table of counts: auto, wells_by_genes or genes_by_wells")
+    control: str = _opt("DMSO", "the compound that is the control")
+    positive: tuple[str, ...] = _opt((), "compounds that are positive controls, for Z' and SSMD")
+    min_umis: int = _opt(1_000, "wells with fewer UMIs are dropped")
+    min_detected: int = _opt(200, "wells with fewer genes detected are dropped")
+    max_mito: float = _opt(0.5, "wells with a larger share of mitochondrial UMIs are dropped; 1: none")
+    max_top: float = _opt(0.9, "wells whose 50 largest genes hold a larger share of the UMIs are dropped; 1: none")
+    outlier_mads: float = _opt(
+        5.0, "wells so many robust SD from their plate's median in log UMIs or log genes are dropped; 0: none"
+    )
+    min_wells: int = _opt(3, "genes seen in fewer wells are dropped")
+    norm: str = _opt("log", "log: log1p of counts per 10,000; acosh: variance-stabilising for negative binomial counts")
+    centre: bool = _opt(False, "subtract from each gene the median of the plate's control wells")
+    signature: str = _opt("T_CELL_ACTIVATION", "gene set of Tscore: a shipped one, or FILE.gmt:NAME")
+    root: str = _opt("", "where pseudotime begins: `column=value` of the plate map; empty: the control wells")
+    pseudotime_by: str = _opt("", "column of the plate map (batch, donor) within which pseudotime is taken; empty: all")
+    resolution: float = _opt(1.0, "resolution of the Leiden clusters")
+    label: str = _opt(
+        "", "`cluster=2,5`, `column=value` of the plate map, or `Tscore>0.5` in SD of the controls; empty: no label"
+    )
+    seed: int = _opt(614, "seed of everything random")
+
+    def __post_init__(self):
+        _one_of("orientation", self.orientation, ("auto", "wells_by_genes", "genes_by_wells"))
+        _one_of("norm", self.norm, ("log", "acosh"))
+        for name in ("min_umis", "min_detected", "min_wells", "outlier_mads", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("max_mito", "max_top"):
+            _between(name, getattr(self, name), 0, 1)
+        _between("resolution", self.resolution, 0.01, 100)
+
 # %% ../nbs/00_config.ipynb #834cd038
 def _check_layout(cfg: "SimConfig") -> None:
     """The wells fit on the plates, and the faults have what they need."""
@@ -252,7 +288,8 @@ def _check_layout(cfg: "SimConfig") -> None:
         _at_least("swap_plates: n_plates", cfg.n_plates, 2)
     if cfg.same_position and (cfg.n_replicates != cfg.n_batches or cfg.n_controls % cfg.n_batches):
         raise InputError("same_position: expected n_replicates = n_batches and n_controls a multiple of n_batches")
-    need, have = cfg.n_compounds * cfg.n_replicates + cfg.n_controls, cfg.n_batches * cfg.n_plates * cfg.plate_wells
+    treated = cfg.n_compounds * cfg.n_doses * cfg.n_replicates
+    need, have = treated + cfg.n_controls, cfg.n_batches * cfg.n_plates * cfg.plate_wells
     if need > have:
         raise InputError(f"simulate: {need} wells are needed, {have} are on the plates; add plates or drop compounds")
 
@@ -267,6 +304,11 @@ class SimConfig:
     plate_wells: int = _opt(96, "wells per plate: 96 or 384")
     n_compounds: int = _opt(364, "compounds")
     n_replicates: int = _opt(2, "wells per compound; 1: a screen without replicates")
+    n_doses: int = _opt(
+        1, "doses per compound, each with n_replicates wells; 1: one dose, and the screen knows of none"
+    )
+    top_dose: float = _opt(10.0, "highest dose, uM")
+    dose_step: float = _opt(3.0, "ratio of neighbouring doses")
     n_controls: int = _opt(40, "DMSO wells in all, spread evenly over the plates")
     n_genes: int = _opt(2541, "genes")
     active_fraction: float = _opt(0.2, "share of compounds that do something")
@@ -287,8 +329,10 @@ class SimConfig:
     sum_activation: bool = _opt(False, "fault: the historical activation is exactly the sum of the scores")
 
     def __post_init__(self):
-        for name in ("n_batches", "n_plates", "n_compounds", "n_replicates", "n_controls", "depth"):
+        for name in ("n_batches", "n_plates", "n_compounds", "n_replicates", "n_doses", "n_controls", "depth"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("top_dose", self.top_dose, 1e-6)
+        _at_least("dose_step", self.dose_step, 1.01)
         _at_least("n_genes", self.n_genes, 100)
         _one_of("plate_wells", self.plate_wells, (96, 384))
         _between("active_fraction", self.active_fraction, 0, 1)
