@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'InputError', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig', 'ImportanceConfig',
-           'CorrectionConfig', 'CompareConfig', 'HitConfig', 'RunConfig', 'ScreenConfig', 'SimConfig', 'leaves',
-           'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
+           'CorrectionConfig', 'CompareConfig', 'HitConfig', 'BiologyConfig', 'RunConfig', 'ScreenConfig', 'SimConfig',
+           'leaves', 'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
 
 # %% ../nbs/00_config.ipynb #52b65536
 import difflib
@@ -227,6 +227,20 @@ class HitConfig:
         _at_least("hit_bootstrap", self.hit_bootstrap, 100)
         _at_least("hit_seed", self.hit_seed, 0)
 
+# %% ../nbs/00_config.ipynb #dd9286d3
+@dataclass(frozen=True)
+class BiologyConfig:
+    """Which compounds are looked into, and with which gene sets."""
+
+    biology: bool = _opt(True, "pathways of genes and compounds, changed genes and dose curves, as far as the data go")
+    gene_sets: str = _opt("", "GMT file with the gene sets; empty: those of the package")
+    set_permutations: int = _opt(1_000, "permutations of the genes in each enrichment")
+    biology_top: int = _opt(10, "compounds that are looked into: hits first, then the farthest")
+
+    def __post_init__(self):
+        _at_least("set_permutations", self.set_permutations, 100)
+        _at_least("biology_top", self.biology_top, 0)
+
 # %% ../nbs/00_config.ipynb #d7bb5190
 @dataclass(frozen=True)
 class RunConfig:
@@ -240,6 +254,7 @@ class RunConfig:
     correct: CorrectionConfig = CorrectionConfig()
     compare: CompareConfig = CompareConfig()
     hits: HitConfig = HitConfig()
+    biology: BiologyConfig = BiologyConfig()
     out_dir: str = _opt("results", "folder for all outputs")
     skip_train: bool = _opt(False, "load the model of --model_path instead of training")
     model_path: str = _opt("", "model for --skip_train; empty: OUT_DIR/model.pt")

@@ -189,6 +189,7 @@ def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
         screen.obsm["scores"] = d.scores.set_axis(d.wells)
     if d.counts is not None:
         screen.layers["counts"] = d.counts
+    screen.uns |= d.made
     screen.uns["source"] = {"name": name, **d.source, "hash": screen_hash(screen)}
     return screen
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FILES', 'SIMULATED', 'Draft', 'name_scores', 'draft_bundle', 'texts', 'draft_h5ad']
+__all__ = ['log', 'FILES', 'SIMULATED', 'MADE', 'Draft', 'name_scores', 'draft_bundle', 'texts', 'draft_h5ad']
 
 # %% ../nbs/00c_drafts.ipynb #ed0434b8
 @dataclass
@@ -42,6 +42,7 @@ class Draft:
     scores: pd.DataFrame | None = None
     kept: pd.DataFrame = field(default_factory=pd.DataFrame)  # other obs columns
     counts: np.ndarray | None = None
+    made: dict[str, Any] = field(default_factory=dict)  # what is known of how it was made of raw counts
     source: dict[str, Any] = field(default_factory=dict)
 
 # %% ../nbs/00c_drafts.ipynb #b0ad08c5
@@ -329,6 +330,9 @@ def _kept(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     return pd.DataFrame(kept)
 
 # %% ../nbs/00c_drafts.ipynb #56b3f07f
+MADE = ("qc_findings", "qc_dropped", "notes")  # entries of uns that `tcell-drugseq screen` leaves
+
+
 def draft_h5ad(
     path: Path,  # an .h5ad file
     cfg: DataConfig,  # which column plays which part
@@ -362,6 +366,7 @@ def draft_h5ad(
     draft.columns = {part: values for part, values in columns.items() if values is not None}
     draft.kept = _kept(adata.obs, path.name)
     draft.counts = _dense(adata.layers["counts"]) if "counts" in adata.layers else None
+    draft.made = {name: adata.uns[name] for name in MADE if name in adata.uns}
     source = adata.uns.get("source")
     draft.source = {"format": "h5ad", "simulated": isinstance(source, Mapping) and bool(source.get("simulated", False))}
     return draft
