@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwrite', 'with_flags', 'settings', 'run', 'predict',
-           'simulate', 'validate', 'audit', 'report', 'batch', 'main']
+           'simulate', 'screen', 'validate', 'audit', 'report', 'batch', 'main']
 
-# %% ../nbs/08_cli.ipynb #bc953814
+# %% ../nbs/08_cli.ipynb #14cb4963
 import inspect
 import logging
 import os
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from .config import PRESETS, InputError, RunConfig, SimConfig, leaves, read_yaml, with_leaves
+from .config import PRESETS, InputError, RunConfig, ScreenConfig, SimConfig, leaves, read_yaml, with_leaves
 
 # %% ../nbs/08_cli.ipynb #7b47bf72
 def _help_of(config_class: type) -> dict[str, str]:
@@ -28,9 +28,9 @@ def _help_of(config_class: type) -> dict[str, str]:
         out |= _help_of(type(f.default)) if nested else {f.name: f.metadata["help"]}
     return out
 
-# %% ../nbs/08_cli.ipynb #e13d4794
+# %% ../nbs/08_cli.ipynb #439f3e2e
 def with_flags(
-    config_class: type,  # RunConfig or SimConfig
+    config_class: type,  # RunConfig, ScreenConfig or SimConfig
 ) -> Callable:  # decorator for a typer command that takes **flags
     """Give a command one option per leaf of a config; those that the user set arrive as keyword arguments."""
 
@@ -167,6 +167,29 @@ def simulate(
     write_simulation(simulation, out)
     typer.echo(f"{simulation.screen.n_obs} simulated wells x {simulation.screen.n_vars} genes -> {out}")
 
+# %% ../nbs/08_cli.ipynb #475fdbcf
+@app.command()
+@with_flags(ScreenConfig)
+def screen(
+    counts: Annotated[Path, typer.Argument(help="raw counts: CSV, TSV, MatrixMarket folder, .h5ad or .h5")],
+    plate_map: Annotated[Path, typer.Argument(help="plate map: a long table, or grids of 96 or 384 wells")],
+    out: Annotated[Path, typer.Argument(help="folder for the screen; new or empty")],
+    config: ConfigFile = None,
+    **flags: Any,
+) -> None:
+    """Make a screen of raw counts and a plate map: QC, normalisation, scores, clusters, label."""
+    merged = (read_yaml(config) if config else {}) | flags
+    cfg = with_leaves(ScreenConfig(), merged, where=str(config) if config else "command line")
+    from tcell_drugseq.raw_screen import build_screen, check_screen_dir, write_screen
+
+    check_screen_dir(out)
+    made = build_screen(counts, plate_map, cfg)
+    write_screen(made, out, cfg)
+    judged = made.findings[made.findings["status"] != "pass"]
+    lines = [*map(str, made.screen.uns["notes"]), *(f"{r.status}: {r.meaning}" for r in judged.itertuples())]
+    typer.echo("\n".join([*lines, made.findings["meaning"].iloc[-1]]))
+    typer.echo(f"{made.screen.n_obs} wells x {made.screen.n_vars} genes -> {out}")
+
 # %% ../nbs/08_cli.ipynb #805b57c0
 @app.command()
 @with_flags(RunConfig)
@@ -206,7 +229,7 @@ def audit(config: ConfigFile = None, **flags: Any) -> None:
     if worst(table) == "fail":
         raise typer.Exit(AUDIT_FAILED)
 
-# %% ../nbs/08_cli.ipynb #e36f4550
+# %% ../nbs/08_cli.ipynb #0e73fb56
 ReportsDir = Annotated[Path, typer.Option("--reports_dir", help="folder of all reports")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace reports that exist")]
 
@@ -216,12 +239,14 @@ def report(
     params: Annotated[Path, typer.Argument(help="YAML parameter file; its name is the experiment's")],
     reports_dir: ReportsDir = Path("reports"),
     overwrite: Overwrite = False,
+    notebook: Annotated[Path | None, typer.Option(help="which one; empty: nbs/analysis/10_experiment.ipynb")] = None,
 ) -> None:
     """Run one experiment through the report notebook."""
     from tcell_drugseq.report import ReportError, run_report
 
     try:
-        typer.echo(run_report(params.stem, read_yaml(params), reports_dir, overwrite=overwrite) / "report.html")
+        folder = run_report(params.stem, read_yaml(params), reports_dir, notebook, overwrite)
+        typer.echo(folder / "report.html")
     except ReportError as e:
         typer.echo(f"{params}: {e}", err=True)
         raise typer.Exit(1) from e

@@ -330,7 +330,14 @@ def _kept(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     return pd.DataFrame(kept)
 
 # %% ../nbs/00c_drafts.ipynb #56b3f07f
-MADE = ("qc_findings", "qc_dropped", "notes")  # entries of uns that `tcell-drugseq screen` leaves
+MADE = (
+    "qc",
+    "qc_limits",
+    "qc_findings",
+    "qc_dropped",
+    "qc_replicates",
+    "notes",
+)  # entries of uns that `tcell-drugseq screen` leaves
 
 
 def draft_h5ad(

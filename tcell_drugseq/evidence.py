@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.folds import Fold
 
 # %% auto #0
-__all__ = ['audit_run', 'drawn_groups', 'add_baselines', 'plan_next', 'add_evidence']
+__all__ = ['audit_run', 'add_quality', 'drawn_groups', 'add_baselines', 'plan_next', 'add_evidence']
 
 # %% ../nbs/05g_evidence.ipynb #b6499e88
 def audit_run(
@@ -41,6 +41,21 @@ def audit_run(
         findings_table(audit_correction(screen, fit_on, cfg.correct)),
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
+
+# %% ../nbs/05g_evidence.ipynb #ae45593f
+def add_quality(
+    results: AnnData,  # qc, qc_findings and qc_replicates are added to uns where raw counts are there and QC is not
+) -> None:
+    """Measure the wells of a screen that holds raw counts."""
+    from tcell_drugseq.qc import judge_screen, measure_wells, replicate_correlation
+
+    if "qc" in results.uns or "counts" not in results.layers:
+        return
+    replicates = replicate_correlation(results)
+    places = [name for name in ("compound", "is_control", "plate", "row", "column") if name in results.obs]
+    results.uns["qc"] = measure_wells(results).join(results.obs[places]).assign(rule="")
+    results.uns["qc_findings"] = judge_screen(results, replicates=replicates)
+    results.uns["qc_replicates"] = replicates
 
 # %% ../nbs/05g_evidence.ipynb #5d582f1d
 _FEW_COMPOUNDS = 10
@@ -106,7 +121,7 @@ def plan_next(
     plan = next_layout(names, plates, wells, controls, cfg.hits.hit_seed, _REPLICATES, control)
     results.uns["next_layout"] = plan
 
-# %% ../nbs/05g_evidence.ipynb #e230cff5
+# %% ../nbs/05g_evidence.ipynb #c53c7906
 def add_evidence(
     results: AnnData,  # of apply_folds or apply_model, with the audit in uns
     screen: AnnData,
@@ -115,12 +130,14 @@ def add_evidence(
     cfg: RunConfig,
     stages: Callable[[str], AbstractContextManager],  # takes the time of what runs inside
 ) -> None:
-    """Add baselines, checks, the next experiment and the verdict to what the models say."""
+    """Add quality, baselines, checks, the next experiment and the verdict to what the models say."""
     from tcell_drugseq.crossfit import read_corrected
     from tcell_drugseq.importance_checks import check_importance, compound_importance, deletion_curve
     from tcell_drugseq.target_audit import well_depth
     from tcell_drugseq.verdict import judge_claims
 
+    with stages("quality of the wells"):
+        add_quality(results)
     read = {v.fold.number: v.x for v in views}
     if cfg.compare.baselines and folds and len(results.uns["metrics"]):
         with stages("baselines"):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MARK', 'PROGRESS', 'MODELS', 'TRAINED', 'EXPORTS', 'well_latents', 'well_predictions', 'well_distances',
-           'gene_importance', 'export_tables', 'write_exports', 'check_out_dir', 'staged_folder']
+__all__ = ['log', 'BIOLOGY', 'MARK', 'PROGRESS', 'MODELS', 'TRAINED', 'EXPORTS', 'well_latents', 'well_predictions',
+           'well_distances', 'gene_importance', 'export_tables', 'write_exports', 'check_out_dir', 'staged_folder']
 
 # %% ../nbs/06a_exports.ipynb #3b7fb3e0
 def well_latents(
@@ -90,6 +90,16 @@ def gene_importance(
     return table.sort_values(["GradInputImportance", "Gene"], ascending=[False, True], ignore_index=True)
 
 # %% ../nbs/06a_exports.ipynb #195fc381
+BIOLOGY = (
+    "gene_enrichment",
+    "compound_enrichment",
+    "signature_groups",
+    "differential",
+    "beside_model",
+    "dose_response",
+)
+
+
 def export_tables(
     results: AnnData,
 ) -> dict[str, pd.DataFrame]:  # file name -> table
@@ -109,7 +119,7 @@ def export_tables(
     if "importance" in results.var:
         tables["gene_importance_gradinput.csv"] = gene_importance(results)
     named = ("metrics", "audit", "baselines", "folds", "hits", "retest_list", "next_layout")
-    for name in (*named, "compound_importance", "importance_checks", "verdict"):
+    for name in (*named, "compound_importance", "importance_checks", "verdict", *BIOLOGY):
         if len(results.uns.get(name, ())):
             tables[f"{name}.csv"] = results.uns[name]
     if "history" in results.uns:
@@ -164,6 +174,7 @@ EXPORTS = (
     "compound_importance.csv",
     "importance_checks.csv",
     "verdict.csv",
+    *(f"{name}.csv" for name in BIOLOGY),
     "metrics.json",
     "results.h5ad",
 )

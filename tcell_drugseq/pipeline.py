@@ -48,6 +48,7 @@ def check_request(
     cfg: RunConfig,
 ) -> None:
     """Raise `InputError` for a DMSO cluster, importance target, split or correction that this screen can't have."""
+    from tcell_drugseq.biology import sets_for
     from tcell_drugseq.crossfit import plan_folds, split_final
     from tcell_drugseq.importance import resolve_target
     from tcell_drugseq.latent import dmso_center
@@ -59,6 +60,7 @@ def check_request(
     dmso_center(np.zeros((screen.n_obs, 1)), screen.obs, cfg.latent.dmso_cluster)
     plan_folds(screen, cfg)
     split_final(screen, cfg)
+    sets_for(list(screen.var_names), cfg.biology)
 
 # %% ../nbs/07_pipeline.ipynb #518f4f22
 def _train_screen(
@@ -69,6 +71,7 @@ def _train_screen(
 ) -> AnnData:  # results with everything that was found
     """Audit, fit, save the models, and say of each well what the models say that have not seen it."""
     from tcell_drugseq.apply import apply_folds, apply_model
+    from tcell_drugseq.biology import add_biology
     from tcell_drugseq.crossfit import fit_fold, plan_folds, read_corrected, split_final
     from tcell_drugseq.evidence import add_evidence, audit_run
     from tcell_drugseq.store import save_run
@@ -89,6 +92,7 @@ def _train_screen(
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     results.uns["audit"] = audit
     add_evidence(results, screen, folds, views, cfg, stages)
+    add_biology(results, cfg, stages)
     return results
 
 # %% ../nbs/07_pipeline.ipynb #ac6fcab6
@@ -96,6 +100,7 @@ def _apply_loaded(
     model: MultiTaskModel, about: dict[str, Any], path: Path, screen: AnnData, cfg: RunConfig, stages: Stages
 ) -> AnnData:
     from tcell_drugseq.apply import apply_folds, apply_model
+    from tcell_drugseq.biology import add_biology
     from tcell_drugseq.checkpoint import match_genes
     from tcell_drugseq.evidence import add_evidence, audit_run
     from tcell_drugseq.folds import Fold
@@ -116,6 +121,7 @@ def _apply_loaded(
     whole = set(about.get("split", {})) <= set(fingerprint_wells(screen.X))
     fair = whole and (len(views) > 0 or {"train", "val"} <= set(split))  # else there is no well to judge them by
     add_evidence(results, screen, folds if fair else [], views, cfg, stages)
+    add_biology(results, cfg, stages)
     return results
 
 # %% ../nbs/07_pipeline.ipynb #a3f700b7

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PROGRAMS', 'MECHANISMS', 'random_streams', 'gene_table', 'draw_genes', 'compound_names', 'draw_compounds',
-           'lay_out_plates', 'position_shifts', 'draw_activity', 'expected_counts', 'draw_counts', 'draw_scores',
-           'draw_calls', 'mix_up_wells', 'Simulation', 'simulate_screen', 'write_simulation']
+           'dose_series', 'draw_curves', 'effect_share', 'lay_out_plates', 'position_shifts', 'draw_activity',
+           'expected_counts', 'draw_counts', 'draw_scores', 'draw_calls', 'mix_up_wells', 'Simulation',
+           'simulate_screen', 'write_simulation']
 
-# %% ../nbs/01a_simulate.ipynb #af3f1077
-_STREAMS = ("layout", "genes", "compounds", "activity", "plates", "depth", "counts", "scores")  # append only
+# %% ../nbs/01a_simulate.ipynb #ac4968bd
+_STREAMS = ("layout", "genes", "compounds", "activity", "plates", "depth", "counts", "scores", "doses")  # append only
 
 
 def random_streams(seed: int) -> dict[str, np.random.Generator]:  # part of the screen -> its generator
@@ -131,18 +132,61 @@ def draw_compounds(
     effect = _couple(strength[:, None] * moves) + 0.0  # no -0.0
     return pd.DataFrame(truth).join(pd.DataFrame(effect, columns=[f"effect_{p}" for p in PROGRAMS]))
 
-# %% ../nbs/01a_simulate.ipynb #a4d7fb8b
+# %% ../nbs/01a_simulate.ipynb #6846082a
+_BEYOND = (0.05, 0.10)  # share of the EC50s below and above the tested doses
+_SLOPES = (0.7, 2.5)
+
+
+def dose_series(
+    cfg: SimConfig,  # n_doses, top_dose, dose_step
+) -> np.ndarray:  # (n_doses,) uM, highest first
+    """The doses of every compound."""
+    return cfg.top_dose / cfg.dose_step ** np.arange(cfg.n_doses)
+
+
+def draw_curves(
+    compounds: pd.DataFrame,  # truth of draw_compounds
+    cfg: SimConfig,  # n_doses, top_dose, dose_step
+    rng: np.random.Generator,
+) -> pd.DataFrame:  # the same, and with several doses ec50 (uM) and hill; NaN for a compound that does nothing
+    """Plant the dose-response curve of each compound; a screen of one dose has none."""
+    if cfg.n_doses == 1:
+        return compounds
+    n, step = len(compounds), np.log(cfg.dose_step)
+    high, low = np.log(dose_series(cfg)[[0, -1]])
+    where, place = rng.random((2, n))
+    inside = low + place * (high - low)
+    below, above = where < _BEYOND[0], where > 1 - _BEYOND[1]
+    ec50 = np.exp(np.select([below, above], [low - 2 * step * place, high + 2 * step * place], inside))
+    hill = np.exp(rng.uniform(*np.log(_SLOPES), n))
+    active = compounds["active"]
+    return compounds.assign(ec50=np.where(active, ec50, np.nan), hill=np.where(active, hill, np.nan))
+
+# %% ../nbs/01a_simulate.ipynb #ae44c9e6
+def effect_share(
+    wells: pd.DataFrame,  # compound, and dose (uM) where there are several
+    compounds: pd.DataFrame,  # truth of draw_curves
+) -> np.ndarray:  # (wells,) 0 to 1; without doses 1
+    """Share of its compound's full effect that each well has."""
+    if "dose" not in wells:
+        return np.ones(len(wells))
+    truth = compounds.set_index("compound").reindex(wells["compound"])
+    with np.errstate(divide="ignore", over="ignore"):
+        share = 1 / (1 + (truth["ec50"].to_numpy() / wells["dose"].to_numpy()) ** truth["hill"].to_numpy())
+    return np.nan_to_num(share)
+
+# %% ../nbs/01a_simulate.ipynb #58efdf6b
 _SHAPE = {96: (8, 12), 384: (16, 24)}  # rows, columns
 
 
-def _deal(n_compounds: int, n_replicates: int, room: np.ndarray) -> list[list[int]]:
-    """Compounds of each batch: replicate r of compound c goes to batch c + r, or where most room is left."""
+def _deal(n_compounds: int, n_replicates: int, room: np.ndarray, n_doses: int = 1) -> list[list[int]]:
+    """Treatments of each batch: replicate r of compound c, all doses, goes to batch c + r, or where most room is."""
     room, batches = room.copy(), [[] for _ in room]
     for r in range(n_replicates):
-        for c in range(n_compounds):
-            b = (c + r) % len(room)
+        for t in range(n_compounds * n_doses):  # dose t % n_doses of compound t // n_doses
+            b = (t // n_doses + r) % len(room)
             b = b if room[b] else int(room.argmax())
-            batches[b].append(c)
+            batches[b].append(t)
             room[b] -= 1
     return [sorted(batch) for batch in batches]
 
@@ -156,12 +200,12 @@ def _controls_per_plate(cfg: SimConfig, limit: int) -> np.ndarray:
         raise InputError(f"n_controls: found {wanted.max()} on one plate, expected at most {limit} there")
     return wanted
 
-# %% ../nbs/01a_simulate.ipynb #cae63891
+# %% ../nbs/01a_simulate.ipynb #c27cb38e
 def lay_out_plates(
-    cfg: SimConfig,  # plates, compounds, replicates, controls, same_position, edge_controls
+    cfg: SimConfig,  # plates, compounds, replicates, doses, controls, same_position, edge_controls
     names: list[str],  # compounds
     rng: np.random.Generator,
-) -> pd.DataFrame:  # by well id: compound, is_control, plate, batch, row, column
+) -> pd.DataFrame:  # by well id: compound, is_control, plate, batch, row, column, and with several doses dose (uM)
     """Give every compound and control its wells; a well without either is left out."""
     n_rows, n_columns = _SHAPE[cfg.plate_wells]
     plate, row, column = np.indices((cfg.n_plates, n_rows, n_columns)).reshape(3, -1)
@@ -169,21 +213,25 @@ def lay_out_plates(
     orders = orders[:1] * cfg.n_batches if cfg.same_position else orders
     may_hold = np.isin(column, (0, n_columns - 1)) if cfg.edge_controls else np.ones(len(plate), bool)
     wanted = _controls_per_plate(cfg, int(may_hold.sum()) // cfg.n_plates)
-    batches = _deal(len(names), cfg.n_replicates, len(plate) - wanted.sum(axis=0))
+    batches = _deal(len(names), cfg.n_replicates, len(plate) - wanted.sum(axis=0), cfg.n_doses)
+    doses = dose_series(cfg)
     parts = []
     for b, order in enumerate(orders):
         picks = [order[may_hold[order] & (plate[order] == p)][: wanted[p, b]] for p in range(cfg.n_plates)]
         controls = np.concatenate(picks)
         at = np.concatenate([controls, order[~np.isin(order, controls)][: len(batches[b])]])
-        who = ["DMSO"] * len(controls) + [names[c] for c in batches[b]]
-        parts.append(pd.DataFrame({"b": b, "p": plate[at], "r": row[at], "column": column[at] + 1, "compound": who}))
+        which, dose = np.divmod(np.array(batches[b], int), cfg.n_doses)
+        who = ["DMSO"] * len(controls) + [names[c] for c in which]
+        part = {"b": b, "p": plate[at], "r": row[at], "column": column[at] + 1, "compound": who}
+        parts.append(pd.DataFrame(part | {"dose": np.r_[np.zeros(len(controls)), doses[dose]]}))
     wells = pd.concat(parts).sort_values(["b", "p", "r", "column"], ignore_index=True)
     wells["batch"] = [f"tc{b + 1}" for b in wells["b"]]
     wells["plate"] = [f"{batch}_A{p + 1}" for batch, p in zip(wells["batch"], wells["p"], strict=True)]
     wells["row"] = [chr(ord("A") + r) for r in wells["r"]]
     wells.index = [f"{p}_{r}{c:02d}" for p, r, c in zip(wells["plate"], wells["row"], wells["column"], strict=True)]
     wells["is_control"] = wells["compound"] == "DMSO"
-    return wells[["compound", "is_control", "plate", "batch", "row", "column"]]
+    known = ["compound", "is_control", "plate", "batch", "row", "column"] + ["dose"] * (cfg.n_doses > 1)
+    return wells[known]
 
 # %% ../nbs/01a_simulate.ipynb #b4d4ef9b
 def position_shifts(
@@ -201,16 +249,16 @@ def position_shifts(
     }
     return pd.DataFrame(shifts) + 0.0  # no -0.0
 
-# %% ../nbs/01a_simulate.ipynb #fd6d3c54
+# %% ../nbs/01a_simulate.ipynb #96744918
 def draw_activity(
     wells: pd.DataFrame,  # compound
-    compounds: pd.DataFrame,  # truth of draw_compounds
+    compounds: pd.DataFrame,  # truth of draw_curves
     shift: pd.Series,  # SD of activation, by well
     rng: np.random.Generator,
 ) -> pd.DataFrame:  # wells x programs, SD of the DMSO wells
     """Effect of the compound, biological noise and position, for each program."""
     effects = compounds.set_index("compound")[[f"effect_{p}" for p in PROGRAMS]]
-    effect = effects.reindex(wells["compound"]).fillna(0.0).to_numpy()
+    effect = effects.reindex(wells["compound"]).fillna(0.0).to_numpy() * effect_share(wells, compounds)[:, None]
     own = rng.standard_normal(effect.shape)
     own[:, PROGRAMS.index("activation")] += shift
     return pd.DataFrame(effect + _couple(own), index=wells.index, columns=PROGRAMS)
@@ -321,17 +369,17 @@ def mix_up_wells(
             bring(there, np.roll(there, 1))
     return order
 
-# %% ../nbs/01a_simulate.ipynb #b439fedc
+# %% ../nbs/01a_simulate.ipynb #d38bedaf
 class Simulation(NamedTuple):
     """A simulated screen and what is true about it."""
 
     screen: AnnData  # counts in layers["counts"], log1p(10,000 * share of UMIs) in X
-    compounds: pd.DataFrame  # compound, active, mechanism, program, direction, strength, effect_<program>
+    compounds: pd.DataFrame  # compound, active, mechanism, program, direction, strength, effect_<program>[, ec50, hill]
     genes: pd.DataFrame  # gene, program, family, marker, loading, mean
     wells: pd.DataFrame  # by well: true_well, true_compound, depth, shifts of position, activity_<program>
     cfg: SimConfig  # what it was drawn with
 
-# %% ../nbs/01a_simulate.ipynb #0eba85a7
+# %% ../nbs/01a_simulate.ipynb #964b898a
 def _as_screen(wells: pd.DataFrame, genes: pd.DataFrame, counts: np.ndarray, scores: pd.DataFrame) -> AnnData:
     """Put the parts into the project's container."""
     from anndata import AnnData
@@ -353,6 +401,7 @@ def simulate_screen(
     """Draw a screen with planted truth; the same settings give the same bits."""
     rng = random_streams(cfg.seed)
     genes, compounds = draw_genes(cfg, rng["genes"]), draw_compounds(cfg, rng["compounds"])
+    compounds = draw_curves(compounds, cfg, rng["doses"])
     wells = lay_out_plates(cfg, list(compounds["compound"]), rng["layout"])
     shifts = position_shifts(wells, cfg)
     activity = draw_activity(wells, compounds, shifts.sum(axis=1), rng["activity"])
