@@ -1,4 +1,4 @@
-"""Counts and plate maps in every form read alike, and every kind of bad one is one InputError that says what and where."""
+"""Counts and plate maps in every form read alike; every kind of bad one is one InputError that says what and where."""
 
 import csv
 import gzip
@@ -167,7 +167,7 @@ def test_real_logarithms_are_no_counts():
     if not (path := DATA / "l1000_ljp005_a375_24h.h5ad").exists():
         pytest.skip("the L1000 plate is not at hand; it is not part of the repository")
     with pytest.raises(
-        InputError, match="l1000_ljp005_a375_24h.h5ad: well '.*', gene 'PSME1': found .* look normalised"
+        InputError, match=r"l1000_ljp005_a375_24h.h5ad: well '.*', gene 'PSME1': found .* look normalised"
     ):
         read_counts(path)
 
