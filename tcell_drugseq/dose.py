@@ -325,7 +325,7 @@ def read_response(
     out[known] = shifts.vectors[:, 0] * np.sqrt(shifts.noise) + y[known & control].mean()
     return pd.Series(out, obs.index), "distance" if value in ("dist_relative", "dist_euclid") else "value"
 
-# %% ../nbs/05k_dose.ipynb #d645fdb2
+# %% ../nbs/05k_dose.ipynb #8ec3b10b
 COLUMNS = (
     "compound", "wells", "n_doses", "status", "verdict", "ec50", "ec50_low", "ec50_high", "hill", "bottom", "top",
     "p", "q", "r2", "midpoint", "plateau_doses",
@@ -344,7 +344,10 @@ def read_doses(
     bad = ~control & ((dose.isna() & ~gap) | (dose < 0) | np.isinf(dose)).to_numpy()
     if bad.any():
         well = obs.index[bad][0]
-        raise InputError(f"dose: well {well}: found {obs.loc[well, 'dose']!r}, expected an amount above 0")
+        found = obs.loc[well, "dose"]
+        raise InputError(
+            f"dose: well {well}: found {repr(found) if isinstance(found, str) else found}, expected an amount above 0"
+        )
     units = sorted(
         {u for u in obs.loc[~control, "unit"].astype(str).str.strip() if u and u != "nan"} if "unit" in obs else ()
     )
@@ -352,7 +355,7 @@ def read_doses(
         raise InputError(f"unit: found {few(units)}, expected one unit for all doses")
     return dose.where(~control, 0.0).where(control | (dose > 0)), (units or ["uM"])[0]
 
-# %% ../nbs/05k_dose.ipynb #fe5992a3
+# %% ../nbs/05k_dose.ipynb #948e6bcc
 def dose_response(
     screen: AnnData,  # a screen or results; obs with compound, is_control, dose
     value: str = "distance",  # of `read_response`
@@ -373,7 +376,7 @@ def dose_response(
     tested = {name: np.unique(x[at]) for name, at in ours.items()}
     most = max((len(doses) for doses in tested.values()), default=0)
     if most < min_doses:
-        raise InputError(f"dose: found at most {most} doses of a compound, expected at least {min_doses} for a curve")
+        raise InputError(f"dose: most doses of one compound: found {most}, expected at least {min_doses} for a curve")
     zero = np.flatnonzero(control & usable)
     wells = {name: np.r_[zero, at] for name, at in ours.items() if len(tested[name]) >= min_doses}
     curves = {name: fit_curve(x[at], y[at], kind, min_doses, alpha, unit) for name, at in wells.items()}

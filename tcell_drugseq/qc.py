@@ -35,7 +35,7 @@ def raw_counts(
 
     return csr_matrix(screen.layers["counts"] if "counts" in screen.layers else screen.X)
 
-# %% ../nbs/01ac_qc.ipynb #bf113aa9
+# %% ../nbs/01ac_qc.ipynb #0a655f32
 MEASURES = {
     "umis": "UMIs",
     "detected": "genes detected",
@@ -55,9 +55,8 @@ def measure_wells(
     symbols = counts.var_names.astype(str).str.upper()
     kinds = {"mito": symbols.str.startswith("MT-"), "ribo": symbols.str.match("RP[LS](?!6K)")}  # RPS6KA1 is a kinase
     top = min(50, counts.n_vars)
-    wells = AnnData(
-        raw_counts(counts), obs=pd.DataFrame(index=counts.obs_names), var=pd.DataFrame(kinds, index=counts.var_names)
-    )
+    genes = pd.DataFrame(kinds, index=counts.var_names)
+    wells = AnnData(raw_counts(counts), obs=pd.DataFrame(index=counts.obs_names), var=genes)
     found = sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False)[0]
     qc = pd.DataFrame({"umis": found["total_counts"], "detected": found["n_genes_by_counts"]}).astype(int)
     for kind, mask in kinds.items():
@@ -91,7 +90,7 @@ def flag_outliers(
     z = robust_z(qc, plate).abs()
     return z > (mads or np.inf)
 
-# %% ../nbs/01ac_qc.ipynb #f866cdea
+# %% ../nbs/01ac_qc.ipynb #6dabc44c
 _RULES = {  # setting: measure, +1 where more is bad, words
     "min_umis": ("umis", -1, "{value:,.0f} UMIs, fewer than {limit:,.0f}"),
     "min_detected": ("detected", -1, "{value:,.0f} genes detected, fewer than {limit:,.0f}"),
@@ -206,7 +205,7 @@ def _mean_rho(profiles: np.ndarray, wells: np.ndarray) -> np.ndarray:
     total = sum(profiles[wells[..., i]] for i in range(k))  # (..., G'): |sum|^2 = k + sum over ordered pairs
     return ((total.astype(float) ** 2).sum(axis=-1) - k) / (k * (k - 1))
 
-# %% ../nbs/01ac_qc.ipynb #0ecd02ad
+# %% ../nbs/01ac_qc.ipynb #de22814f
 def _random_sets(pools: list[tuple[np.ndarray, int]], draws: int, rng: np.random.Generator) -> np.ndarray:
     """(draws, k): from each pool so many different wells."""
     picks = [np.argsort(rng.random((draws, len(pool))), axis=1)[:, :n] for pool, n in pools]
@@ -217,9 +216,7 @@ def replicate_correlation(
     counts: AnnData,  # raw counts; obs: compound, is_control, if known plate and dose
     draws: int = 200,  # random sets in the null of each compound
     seed: int = 614,
-) -> (
-    pd.DataFrame
-):  # compound, (dose,) wells, rho, null, null_high (95 %), rank (0 to 1), p; wells without replicate are left out
+) -> pd.DataFrame:  # compound, (dose,) wells, rho, null, null_high (95 %), rank (0 to 1), p; two wells or more
     """Hold the replicates of each compound (and dose) against wells of other compounds of the same plates."""
     profiles, plate = _rank_profiles(counts), plate_of(counts.obs)
     obs = counts.obs.assign(at=np.arange(counts.n_obs), compound=counts.obs["compound"].astype(str))
@@ -295,7 +292,7 @@ def assay_quality(
             rows.append((name, p, len(pos), len(neg), z_prime, ssmd))
     return pd.DataFrame(rows, columns=["positive", "plate", "positives", "negatives", "z_prime", "ssmd"])
 
-# %% ../nbs/01ac_qc.ipynb #af245a45
+# %% ../nbs/01ac_qc.ipynb #584ea0af
 def _finding(check: str, value: float, warn: float, fail: float, meaning: str, high_is_bad: bool = True) -> dict:
     """One line; the threshold is the one that was reached, or the one that would warn."""
     sign = 1 if high_is_bad else -1

@@ -128,7 +128,7 @@ def cyto_trace(
         score = np.linalg.solve(np.eye(x.n_obs) - smooth * walk, (1 - smooth) * score)
     return pd.Series(score, x.obs_names, name="CytoTRACE")
 
-# %% ../nbs/01b_scores.ipynb #1bcd2230
+# %% ../nbs/01b_scores.ipynb #d90376d5
 def _medoid(points: np.ndarray, among: np.ndarray) -> int:
     """Number of the point among these with the smallest distance to the others."""
     from scipy.spatial.distance import cdist

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['plot_qc', 'plot_qc_plates', 'plot_replicates']
 
-# %% ../nbs/05l_screen_figures.ipynb #130a2b44
+# %% ../nbs/05l_screen_figures.ipynb #86815fc8
 _LIMITS = {"umis": "min_umis", "detected": "min_detected", "mito_share": "max_mito", "top50_share": "max_top"}
 
 
@@ -43,7 +43,7 @@ def _plain_log(ax: Axes, fold: float) -> None:
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
-
+# %% ../nbs/05l_screen_figures.ipynb #40d8e95c
 def _draw_measure(ax: Axes, wells: pd.DataFrame, column: str, limit: float | None) -> None:
     """One measure by plate, with the limit of its rule."""
     names = sorted(wells["plate"].unique())

@@ -369,17 +369,17 @@ def mix_up_wells(
             bring(there, np.roll(there, 1))
     return order
 
-# %% ../nbs/01a_simulate.ipynb #d38bedaf
+# %% ../nbs/01a_simulate.ipynb #fe3284d6
 class Simulation(NamedTuple):
     """A simulated screen and what is true about it."""
 
     screen: AnnData  # counts in layers["counts"], log1p(10,000 * share of UMIs) in X
     compounds: pd.DataFrame  # compound, active, mechanism, program, direction, strength, effect_<program>[, ec50, hill]
     genes: pd.DataFrame  # gene, program, family, marker, loading, mean
-    wells: pd.DataFrame  # by well: true_well, true_compound, depth, shifts of position, activity_<program>
+    wells: pd.DataFrame  # by well: true_well, true_compound, depth[, true_dose], shifts of position, activity_<program>
     cfg: SimConfig  # what it was drawn with
 
-# %% ../nbs/01a_simulate.ipynb #964b898a
+# %% ../nbs/01a_simulate.ipynb #4a4155d5
 def _as_screen(wells: pd.DataFrame, genes: pd.DataFrame, counts: np.ndarray, scores: pd.DataFrame) -> AnnData:
     """Put the parts into the project's container."""
     from anndata import AnnData
@@ -412,6 +412,7 @@ def simulate_screen(
     scores = draw_scores(activity, counts, noise[:, :3])
     calls = draw_calls(activity, scores, noise[:, 3:], cfg)
     truth = pd.DataFrame({"true_well": wells.index, "true_compound": wells["compound"], "depth": depth}, wells.index)
+    truth = truth.join(wells[["dose"]].add_prefix("true_")) if "dose" in wells else truth
     truth = truth.join([shifts, activity.add_prefix("activity_")])
     order = mix_up_wells(wells, cfg)
     measured = [t.iloc[order].set_axis(wells.index) for t in (scores, calls, truth)]

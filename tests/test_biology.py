@@ -19,7 +19,7 @@ from tcell_drugseq.signatures import cluster_signatures, gene_replication
 from tcell_drugseq.simulate import simulate_screen, write_simulation
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-HOSTILE = ["<script>alert('x')</script>", "cost $5 & $6", "NA", 'a "quoted", β', "two\nlines"]
+HOSTILE = ["<script>alert('x')</script>", r"cost $\frac$ & $6", "NA", 'a "quoted", β', "two\nlines"]
 
 
 def programs(sim) -> dict[str, list[str]]:
@@ -169,14 +169,14 @@ def test_figures_of_hostile_names(planted, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def activated() -> AnnData:
-    """Pan-T cells of four donors, 24 h, activated beside untreated; genes with 20 reads or more on average."""
+    """Pan-T cells of four donors, 24 h, activated beside untreated; genes with 50 reads or more on average."""
     path = DATA / "tcell_activation_rade2023_bulk.h5ad"
     if not path.exists():
         pytest.skip(f"{path.name} is not at hand; it is not part of the repository")
     cells = read_h5ad(path)
     cells = cells[cells.obs["hours"] == 24].copy()
     counts = cells.X.toarray().astype(float)
-    kept = counts.mean(axis=0) >= 20
+    kept = counts.mean(axis=0) >= 50
     cells = cells[:, kept].copy()
     cells.layers["counts"] = counts[:, kept]
     cells.X = np.log1p(counts[:, kept] / counts.sum(axis=1, keepdims=True) * 1e4)
