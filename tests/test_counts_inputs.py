@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,9 +120,7 @@ def test_every_form_reads_to_the_same_counts(tmp_path: Path):
 
 
 def test_names_not_shape_tell_genes_from_wells(tmp_path: Path):
-    genes = [
-        gene for gene in ("C3", "F8", "C5", "F3", "F5", "F7", "F12", "IL2", "novel1", "novel2", "novel3", "novel4")
-    ]
+    genes = ["C3", "F8", "C5", "F3", "F5", "F7", "F12", "IL2", "novel1", "novel2", "novel3", "novel4"]
     square = pd.DataFrame(np.arange(144).reshape(12, 12), index=WELLS, columns=genes)
     for name, table in (("a.csv", square), ("b.csv", square.T)):
         table.to_csv(tmp_path / name)
@@ -210,9 +209,9 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], object]:
 
 def h5ad(x: object, genes: list[str] = GENES, wells: list[str] = WELLS) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        with pytest.warns(UserWarning) if len(set(genes)) < len(genes) else pytest.MonkeyPatch.context():
-            adata = AnnData(x, obs=pd.DataFrame(index=wells), var=pd.DataFrame(index=genes))
-            adata.write_h5ad(folder / "counts.h5ad")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # names that are not unique
+            AnnData(x, obs=pd.DataFrame(index=wells), var=pd.DataFrame(index=genes)).write_h5ad(folder / "counts.h5ad")
         return folder / "counts.h5ad"
 
     return make
@@ -241,6 +240,7 @@ BAD_COUNTS = {
     "negative": (cell(-3), ["counts.csv: well 'P1_A02', gene 'IFNG': found -3 (1 of", "are negative", RAW]),
     "empty cell": (cell(""), ["counts.csv: row 'IFNG', column 'P1_A02': found ''", "expected a count"]),
     "NaN": (cell("nan"), ["counts.csv: row 'IFNG', column 'P1_A02': found 'nan'", "expected a count"]),
+    "infinite": (cell("inf"), ["counts.csv: row 'IFNG', column 'P1_A02': found 'inf'", "expected a count"]),
     "text": (cell("1,234"), ["counts.csv: row 'IFNG', column 'P1_A02': found '1,234'", "expected a count"]),
     "true": (table(lambda t: t.assign(IFNG=True)), ["counts.csv: row 'IFNG', column 'P1_A01': found 'True' (12 cells"]),
     "all zero": (table(lambda t: t * 0), ["counts.csv: found no count other than zero", RAW]),
@@ -262,7 +262,7 @@ BAD_COUNTS = {
         ["counts.csv.gz: found a gzip archive that is cut short or damaged", "expected a whole one"],
     ),
     "false gzip": (
-        content("counts.csv.gz", b"\x1f\x8bno"),
+        content("counts.csv.gz", b"\x1f\x8b\x01" + bytes(20)),
         ["counts.csv.gz: found a gzip archive", "expected a whole"],
     ),
     "empty": (content("counts.csv", b""), ["counts.csv: found an empty file, expected a header and rows"]),
@@ -278,6 +278,10 @@ BAD_COUNTS = {
     "long row": (
         content("counts.csv", b"gene,A01,A02\nIL2,1,2\nIFNG,1,2,3\n"),
         ["counts.csv: data row 2 ('IFNG'", "found 4 fields", "expected 3"],
+    ),
+    "all rows long": (
+        content("counts.csv", b"gene,A01,A02\nIL2,1,2,3,4\nIFNG,1,2,3,4\n"),
+        ["counts.csv: data row 1 ('IL2'", "found 5 fields", "expected 3"],
     ),
     "short row": (
         content("counts.csv", b"gene,A01,A02\nIL2,1,2\nIFNG,1\n"),
