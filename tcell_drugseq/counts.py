@@ -20,8 +20,8 @@ import pandas as pd
 from scipy import sparse
 
 from .config import InputError
-from .count_checks import ORIENTATIONS, check_counts, check_symbols, gene_names, orient, read_text, refuse
-from .tables import _NUMBER, few
+from .count_checks import ORIENTATIONS, check_counts, check_symbols, gene_names, orient, read_text
+from .tables import _NUMBER, few, refuse
 
 if TYPE_CHECKING:
     from anndata import AnnData

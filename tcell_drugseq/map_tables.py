@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .count_checks import read_text, refuse
-from .tables import data_row, few
+from .count_checks import read_text
+from .tables import data_row, few, refuse
 
 # %% ../nbs/01ab_map_tables.ipynb #7865d516
 NAMES = {

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .count_checks import refuse
 from .map_tables import NAMES, name_columns, parse_doses, read_map_table
-from .tables import data_row, few
+from .tables import data_row, few, refuse
 from .wells import known_wells
 
 if TYPE_CHECKING:
