@@ -5,7 +5,6 @@
 # %% ../nbs/05n_biology.ipynb #689319fc
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
     from tcell_drugseq.gene_sets import GeneSet
     from tcell_drugseq.signatures import SignatureClusters
 
-log = logging.getLogger(__name__)
-
 # %% auto #0
-__all__ = ['log', 'looked_into', 'sets_for', 'groups_of', 'add_biology']
+__all__ = ['looked_into', 'sets_for', 'groups_of', 'add_biology']
 
 # %% ../nbs/05n_biology.ipynb #46d3ad54
 def looked_into(
@@ -70,7 +67,7 @@ def _add_pathways(results: AnnData, looked: list[str], cfg: RunConfig, notes: li
     """Enrichment of the importance and of each compound's signature."""
     from tcell_drugseq.enrichment import enrich_hits, enrich_importance
 
-    sets = {name: s.genes for name, s in sets_for(list(results.var_names), cfg.biology).items()}
+    sets = sets_for(list(results.var_names), cfg.biology)
     if not sets:
         notes.append("No gene set has five genes among those measured, so there are no pathways.")
         return

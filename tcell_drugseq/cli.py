@@ -185,10 +185,11 @@ def screen(
     check_screen_dir(out)
     made = build_screen(counts, plate_map, cfg)
     write_screen(made, out, cfg)
-    judged = made.findings[made.findings["status"] != "pass"]
-    lines = [*map(str, made.screen.uns["notes"]), *(f"{r.status}: {r.meaning}" for r in judged.itertuples())]
-    typer.echo("\n".join([*lines, made.findings["meaning"].iloc[-1]]))
-    typer.echo(f"{made.screen.n_obs} wells x {made.screen.n_vars} genes -> {out}")
+    findings = made.uns["qc_findings"]
+    judged = findings[findings["status"] != "pass"]
+    lines = [*map(str, made.uns["notes"]), *(f"{r.status}: {r.meaning}" for r in judged.itertuples())]
+    typer.echo("\n".join([*lines, findings["meaning"].iloc[-1]]))
+    typer.echo(f"{made.n_obs} wells x {made.n_vars} genes -> {out}")
 
 # %% ../nbs/08_cli.ipynb #805b57c0
 @app.command()

@@ -15,6 +15,7 @@ import pandas as pd
 
 from .config import InputError
 from .tables import few
+from .target_audit import _dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,8 +30,7 @@ def _counts(screen: AnnData) -> np.ndarray:
     """Raw counts as whole numbers, (N, G); names the first value that is none."""
     if "counts" not in screen.layers:
         raise InputError("differential expression: found no layer 'counts', expected raw counts beside X")
-    counts = screen.layers["counts"]
-    counts = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts, dtype=float)
+    counts = _dense(screen.layers["counts"])
     bad = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts % 1 == 0)))
     if len(bad):
         i, j = bad[0]

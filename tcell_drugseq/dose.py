@@ -14,6 +14,7 @@ from .config import HitConfig, InputError
 from .figures import _DARK, _GREY, _TRAIN, _UP, _figure, _styled, _text
 from .hits import control_distances, find_centres, shift_wells
 from .tables import few
+from .target_audit import _dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -295,8 +296,8 @@ def _distance(screen: AnnData) -> np.ndarray:
         return control_distances(np.asarray(screen.obsm["X_latent"]), obs)["distance"].to_numpy()
     from sklearn.decomposition import PCA
 
-    x = screen.X.toarray() if hasattr(screen.X, "toarray") else np.asarray(screen.X)
-    z = PCA(min(16, *x.shape), svd_solver="covariance_eigh").fit_transform(x.astype(float))
+    x = _dense(screen.X)
+    z = PCA(min(16, *x.shape), svd_solver="covariance_eigh").fit_transform(x)
     return control_distances(z, obs)["distance"].to_numpy()
 
 

@@ -19,6 +19,7 @@ from .config import HitConfig, InputError
 from .gene_sets import GeneSet
 from .hits import draw_sets, find_centres, shift_wells
 from .tables import few
+from .target_audit import _dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -160,8 +161,7 @@ def well_signatures(
     if missing := [c for c in compounds or () if c not in treated]:
         raise InputError(f"signatures: found no treated well of {few(missing)}, expected compounds of this screen")
     kept = control | name.isin(treated if compounds is None else set(compounds)).to_numpy()
-    obs, x = obs[kept], screen.X[kept]
-    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
+    obs, x = obs[kept], _dense(screen.X[kept])
     shifts = shift_wells(x, obs, find_centres(obs, cfg.centre_controls)).vectors
     known = np.isfinite(shifts).all(axis=1)
     controls = shifts[known & obs["is_control"].to_numpy(bool)]

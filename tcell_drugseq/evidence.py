@@ -42,18 +42,17 @@ def audit_run(
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
 
-# %% ../nbs/05g_evidence.ipynb #ae45593f
+# %% ../nbs/05g_evidence.ipynb #8dcb1aba
 def add_quality(
     results: AnnData,  # qc, qc_findings and qc_replicates are added to uns where raw counts are there and QC is not
 ) -> None:
     """Measure the wells of a screen that holds raw counts."""
-    from tcell_drugseq.qc import judge_screen, measure_wells, replicate_correlation
+    from tcell_drugseq.qc import judge_screen, measure_wells, place_wells, replicate_correlation
 
     if "qc" in results.uns or "counts" not in results.layers:
         return
     replicates = replicate_correlation(results)
-    places = [name for name in ("compound", "is_control", "plate", "row", "column") if name in results.obs]
-    results.uns["qc"] = measure_wells(results).join(results.obs[places]).assign(rule="")
+    results.uns["qc"] = place_wells(measure_wells(results), results.obs)
     results.uns["qc_findings"] = judge_screen(results, replicates=replicates)
     results.uns["qc_replicates"] = replicates
 

@@ -5,7 +5,6 @@
 # %% ../nbs/01ad_normalise.ipynb #b4081d31
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,8 @@ from .tables import few
 if TYPE_CHECKING:
     from anndata import AnnData
 
-log = logging.getLogger(__name__)
-
 # %% auto #0
-__all__ = ['log', 'size_factors', 'log_normalise', 'fit_dispersion', 'stabilise', 'sd_trend', 'centre_on_controls', 'normalise',
+__all__ = ['size_factors', 'log_normalise', 'fit_dispersion', 'stabilise', 'sd_trend', 'centre_on_controls', 'normalise',
            'choose_genes']
 
 # %% ../nbs/01ad_normalise.ipynb #b7005a97
@@ -141,7 +138,6 @@ def normalise(
     if cfg.centre:
         out.X = centre_on_controls(out.X, plate, obs["is_control"].to_numpy(bool))
         out.uns["notes"] = [*out.uns["notes"], "the median of the plate's control wells was subtracted from each gene"]
-    log.info("; ".join(out.uns["notes"]))
     return out
 
 # %% ../nbs/01ad_normalise.ipynb #6589ce12

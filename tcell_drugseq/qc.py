@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MEASURES', 'raw_counts', 'measure_wells', 'robust_z', 'flag_outliers', 'broken_rules', 'plate_of',
-           'keep_wells', 'keep_genes', 'replicate_correlation', 'Signal', 'replicate_signal', 'assay_quality',
-           'judge_screen']
+           'place_wells', 'keep_wells', 'keep_genes', 'replicate_correlation', 'Signal', 'replicate_signal',
+           'assay_quality', 'judge_screen']
 
 # %% ../nbs/01ac_qc.ipynb #27803924
 def raw_counts(
@@ -126,12 +126,22 @@ def broken_rules(
     at = pd.Index(qc.index).get_indexer(first["well"])
     return first.iloc[np.argsort(at, kind="stable")].reset_index(drop=True)
 
-# %% ../nbs/01ac_qc.ipynb #57b98c5f
+# %% ../nbs/01ac_qc.ipynb #748ce6e5
 def plate_of(
     obs: pd.DataFrame,  # plate, or not
 ) -> np.ndarray:  # (N,) text; one name for all where plates are not known
     """The plate of each well."""
     return obs["plate"].astype(str).to_numpy() if "plate" in obs else np.full(len(obs), "all wells")
+
+
+def place_wells(
+    qc: pd.DataFrame,  # of `measure_wells`
+    obs: pd.DataFrame,  # of the same wells
+    rule: pd.Series | str = "",  # by well: the rule that dropped it, empty if none did
+) -> pd.DataFrame:  # measures, where known compound, is_control, plate, row and column, and rule: uns["qc"]
+    """Put what is drawn of each well beside its measures."""
+    places = [name for name in ("compound", "is_control", "plate", "row", "column") if name in obs]
+    return qc.join(obs[places]).assign(rule=rule)
 
 
 def keep_wells(
@@ -152,8 +162,7 @@ def keep_wells(
             raise InputError(f"QC: found {found} {what} left, expected at least {least} ({gone})")
     kept = counts[stays].copy()
     kept.obs[qc.columns] = qc[stays]
-    places = [name for name in ("compound", "is_control", "plate", "row", "column") if name in obs]
-    kept.uns["qc"] = qc.join(obs[places]).assign(rule=dropped.set_index("well")["rule"].reindex(qc.index).fillna(""))
+    kept.uns["qc"] = place_wells(qc, obs, dropped.set_index("well")["rule"].reindex(qc.index).fillna(""))
     kept.uns["qc_limits"] = {name: getattr(cfg, name) for name in (*_RULES, "outlier_mads")}
     if len(dropped):
         note = f"{len(dropped)} of {counts.n_obs} wells were dropped: {rules}"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .config import InputError
 from .figures import _DARK, _GREY, _TRAIN, _UP, _figure, _styled, _text, plot_plates
-from .qc import MEASURES, plate_of
+from .qc import _RULES, MEASURES, plate_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ['plot_qc', 'plot_qc_plates', 'plot_replicates']
 
 # %% ../nbs/05l_screen_figures.ipynb #86815fc8
-_LIMITS = {"umis": "min_umis", "detected": "min_detected", "mito_share": "max_mito", "top50_share": "max_top"}
+_LIMITS = {column: rule for rule, (column, *_) in _RULES.items()}
 
 
 def _wells(screen: AnnData) -> pd.DataFrame:
