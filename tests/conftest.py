@@ -1,7 +1,24 @@
 """A report of a small simulated screen in which every kind of name tries to run a script."""
 
+from pathlib import Path
+
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [  # compounds as people call them
+    "NA",
+    "NAD+",
+    "nan",
+    "1,3-Propanediol",
+    '"quoted"',
+    "β-alanine",
+    "<script>",
+    "001",
+    "1E5",
+    " x ",
+    "a\nb",
+    "µ;",
+]
 HOSTILE = {
     "compounds": ("<script>window.hacked = 'script'</script>", '"><img src=x onerror="window.hacked = \'image\'">'),
     "gene": "<img src=x onerror=\"window.hacked = 'gene'\">",
@@ -30,3 +47,11 @@ def hostile_report(tmp_path_factory):
     brief = {"epochs": 2, "d_model": 16, "folds": 2, "compare_draws": 100, "hit_draws": 500, "num_threads": 1}
     params = {"data_dir": str(root / HOSTILE["folder"]), **brief}
     return run_report("hostile", params, root / "reports")
+
+
+def real(name: str) -> Path:
+    """A file of real data beside the project; the test is skipped where it is not."""
+    path = ROOT.parent / "shared" / "data" / name
+    if not path.exists():
+        pytest.skip(f"{name} is not at hand; it is not part of the repository")
+    return path

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from conftest import real
 
 from tcell_drugseq.audit import AUDITS, audit_screen, explain_audit, run_audit, worst
 from tcell_drugseq.config import DataConfig, InputError, RunConfig, SimConfig, read_yaml, with_leaves
@@ -21,7 +22,6 @@ from tcell_drugseq.simulate import simulate_screen
 from tcell_drugseq.target_audit import TARGET_AUDITS, held_out_r2
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
 SMALL = SimConfig(n_plates=2, n_compounds=172, n_genes=300)
 
 
@@ -202,20 +202,14 @@ def test_run_audit_writes_once(tmp_path: Path, clean: AnnData):
     assert len(run_audit(replace(cfg, overwrite=True))) == len(table)
 
 
-def real(name: str) -> str:
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not at hand; it is not part of the repository")
-    return str(DATA / name)
-
-
 def test_l1000_plate_whose_position_is_its_treatment():
-    settings = read_yaml(ROOT / "reports" / "ljp005.yaml") | {"data_dir": real("l1000_ljp005_a375_24h.h5ad")}
+    settings = read_yaml(ROOT / "reports" / "ljp005.yaml") | {"data_dir": str(real("l1000_ljp005_a375_24h.h5ad"))}
     table = audit_screen(read_screen(with_leaves(RunConfig(), settings).data))
     said = " ".join(explain_audit(table))
     assert worst(table) == "fail" and "treated or not" in said and "only other doses repeat them" in said
 
 
 def test_mac_seq_plate_without_signal():
-    cfg = DataConfig(data_dir=real("macpie_mini_mac.h5ad"), label="Sample_type=Positive_control", normalise=True)
+    cfg = DataConfig(data_dir=str(real("macpie_mini_mac.h5ad")), label="Sample_type=Positive_control", normalise=True)
     table = audit_screen(read_h5ad(cfg.data_dir, cfg))
     assert table["value"].isna().sum() > 3 and "no score" in " ".join(table["meaning"])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
+from conftest import real
 from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 
@@ -18,7 +19,6 @@ from tcell_drugseq.pipeline import run
 from tcell_drugseq.signatures import cluster_signatures, gene_replication
 from tcell_drugseq.simulate import simulate_screen, write_simulation
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 HOSTILE = ["<script>alert('x')</script>", r"cost $\frac$ & $6", "NA", 'a "quoted", β', "two\nlines"]
 
 
@@ -170,10 +170,7 @@ def test_figures_of_hostile_names(planted, tmp_path: Path):
 @pytest.fixture(scope="module")
 def activated() -> AnnData:
     """Pan-T cells of four donors, 24 h, activated beside untreated; genes with 50 reads or more on average."""
-    path = DATA / "tcell_activation_rade2023_bulk.h5ad"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not at hand; it is not part of the repository")
-    cells = read_h5ad(path)
+    cells = read_h5ad(real("tcell_activation_rade2023_bulk.h5ad"))
     cells = cells[cells.obs["hours"] == 24].copy()
     counts = cells.X.toarray().astype(float)
     kept = counts.mean(axis=0) >= 50

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
+from conftest import NAMES, real
 from scipy import sparse
 from scipy.io import mmwrite
 
@@ -20,21 +21,6 @@ from tcell_drugseq.counts import check_symbols, read_counts
 from tcell_drugseq.platemap import join_wells, read_plate_map
 from tcell_drugseq.simulate import simulate_screen
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-HOSTILE = [
-    "NA",
-    "NAD+",
-    "nan",
-    "1,3-Propanediol",
-    '"quoted"',
-    "β-alanine",
-    "<script>",
-    "001",
-    "1E5",
-    " x ",
-    "a\nb",
-    "µ;",
-]
 GENES = ["IL2", "IFNG", "MT-CO1", "RPL3", "ACTB"]
 WELLS = [f"P1_{row}{column:02d}" for row in "ABC" for column in range(1, 5)]
 
@@ -155,16 +141,14 @@ def test_symbols_of_an_h5ad_may_stand_in_var(tmp_path: Path):
     ("name", "shape"), [("tcell_activation_rade2023_bulk", (44, 22045)), ("macpie_mini_mac", (308, 500))]
 )
 def test_real_counts(name: str, shape: tuple[int, int]):
-    if not (path := DATA / f"{name}.h5ad").exists():
-        pytest.skip(f"{name} is not at hand; it is not part of the repository")
+    path = real(f"{name}.h5ad")
     counts, stored = read_counts(path), read_h5ad(path)
     assert counts.shape == shape and abs(counts.X - stored.X).max() == 0
     assert list(counts.obs) == list(stored.obs)
 
 
 def test_real_logarithms_are_no_counts():
-    if not (path := DATA / "l1000_ljp005_a375_24h.h5ad").exists():
-        pytest.skip("the L1000 plate is not at hand; it is not part of the repository")
+    path = real("l1000_ljp005_a375_24h.h5ad")
     with pytest.raises(
         InputError, match=r"l1000_ljp005_a375_24h.h5ad: well '.*', gene 'PSME1': found .* look normalised"
     ):
@@ -424,7 +408,7 @@ def test_names_a_spreadsheet_has_spoilt_are_kept_and_said():
         assert any(part in note for note in notes)
 
 
-COMPOUNDS = [*HOSTILE[:10], "DMSO", "DMSO"]
+COMPOUNDS = [*NAMES[:10], "DMSO", "DMSO"]
 
 
 def long_map(path: Path, wells: list[str] = WELLS, compounds: list[str] = COMPOUNDS, sep: str = ",", **more) -> Path:
@@ -449,7 +433,7 @@ def grids(*blocks: tuple[str, dict[str, str]], size: int = 96, sep: str = ",") -
 def test_hostile_names_survive_both_forms(sep: str, size: int, tmp_path: Path):
     last = {96: "H12", 384: "P24"}[size]
     ids = [*(f"A{i}" for i in range(1, 13)), last]
-    names = [*HOSTILE, "DMSO"]
+    names = [*NAMES, "DMSO"]
     wells = [f"{well[0]}{int(well[1:]):02d}" for well in ids]
     long_map(tmp_path / "long.txt", wells, names, sep, dose=["100 nM"] * 12 + [""])
     doses = dict.fromkeys(ids[:-1], "0.1")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from conftest import NAMES
 
 from tcell_drugseq.config import DataConfig, InputError
 from tcell_drugseq.data import (
@@ -22,28 +23,13 @@ from tcell_drugseq.data import (
     write_bundle,
 )
 
-HOSTILE = [
-    "NA",
-    "NAD+",
-    "nan",
-    "1,3-Propanediol",
-    '"quoted"',
-    "β-alanine",
-    "<script>",
-    "001",
-    "1E5",
-    " x ",
-    "a\nb",
-    "µ;",
-]
-
 
 def make_screen(n: int = 24, genes: int = 5) -> AnnData:
     rng = np.random.default_rng(1)
     wells = [f"tc{1 + i % 2}_A1_{'ABCD'[i // 6 % 4]}{1 + i % 6:02d}" for i in range(n)]
     obs = pd.DataFrame(
         {
-            "compound": (HOSTILE + ["DMSO"] * n)[:n],
+            "compound": (NAMES + ["DMSO"] * n)[:n],
             "label": [0, 1] * (n // 2),
             "cluster": ["C0", "NA"] * (n // 2),
             "activation_old": rng.normal(size=n),
@@ -65,7 +51,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_round_trips(bundle: Path, tmp_path: Path):
     screen = read_bundle(bundle)
-    assert screen.obs["compound"].tolist()[:12] == HOSTILE
+    assert screen.obs["compound"].tolist()[:12] == NAMES
     assert score_names(screen) == ["Pseudotime", "CytoTRACE", "Tscore"]
     assert screen.X.dtype == np.float32 and (screen.X == make_screen().X).all()
     assert screen.var_names.tolist() == ["IL2", "IFNG", "NA", "HLA-A,B", "1E5"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from conftest import real
 from scipy.optimize import curve_fit
 from scipy.stats import binom, f
 
@@ -15,7 +16,6 @@ from tcell_drugseq.dose import COLUMNS, VERDICTS, curve_values, dose_response, d
 from tcell_drugseq.simulate import simulate_screen, write_simulation
 
 DOSES = 10 / 3 ** np.arange(6)
-PLATE = Path(__file__).resolve().parents[2] / "shared" / "data" / "l1000_ljp005_a375_24h.h5ad"
 
 
 def wells(n_controls=20, n_replicates=2):
@@ -210,9 +210,7 @@ def test_planted_ec50s_of_a_simulated_screen():
 
 
 def test_inhibitors_of_mek_and_braf_on_a_real_plate():
-    if not PLATE.exists():
-        pytest.skip(f"{PLATE.name} is not at hand; it is not part of the repository")
-    screen = read_h5ad(PLATE, DataConfig(dose="dose_um", label="pert_type=trt_poscon"))
+    screen = read_h5ad(real("l1000_ljp005_a375_24h.h5ad"), DataConfig(dose="dose_um", label="pert_type=trt_poscon"))
     table = dose_response(screen).set_index("compound")
     pathway = ["trametinib", "PD-0325901", "AZD-8330", "PD-184352", "vemurafenib", "PLX-4720"]
     assert len(table) == 59 and (table.loc[pathway, "status"] != "flat").all()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from conftest import real
 
 from tcell_drugseq.config import InputError, ScreenConfig, SimConfig
 from tcell_drugseq.normalise import centre_on_controls, choose_genes, fit_dispersion, normalise, stabilise
@@ -23,14 +24,7 @@ from tcell_drugseq.qc import (
 from tcell_drugseq.screen_figures import plot_qc, plot_qc_plates, plot_replicates
 from tcell_drugseq.simulate import simulate_screen
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 SMALL = SimConfig(n_plates=2, n_compounds=172, n_genes=600)
-
-
-def real(name: str) -> AnnData:
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not at hand; it is not part of the repository")
-    return anndata.read_h5ad(DATA / name)
 
 
 def as_counts(screen: AnnData, y: np.ndarray | None = None) -> AnnData:
@@ -45,7 +39,7 @@ def clean() -> AnnData:
 
 @pytest.fixture(scope="module")
 def mac_plate() -> AnnData:
-    plate = real("macpie_mini_mac.h5ad")
+    plate = anndata.read_h5ad(real("macpie_mini_mac.h5ad"))
     plate.obs = plate.obs.assign(is_control=plate.obs["is_control"].astype(bool), dose=plate.obs["Concentration_1"])
     return plate
 
@@ -53,7 +47,7 @@ def mac_plate() -> AnnData:
 @pytest.fixture(scope="module")
 def t_cells() -> AnnData:
     """The bulk T cells as a screen: hours of activation are compounds, donors replicates, untreated cells controls."""
-    cells = real("tcell_activation_rade2023_bulk.h5ad")
+    cells = anndata.read_h5ad(real("tcell_activation_rade2023_bulk.h5ad"))
     hours = cells.obs["hours"].astype(str)
     kind = np.where(cells.obs["activated"] == 1, "activated " + hours + " h", "untreated " + hours + " h")
     control = (cells.obs["Condition"].astype(str) == "ctr").to_numpy()

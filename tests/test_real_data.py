@@ -5,24 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from anndata import AnnData
+from conftest import real
 
 from tcell_drugseq.config import DataConfig, InputError, RunConfig, read_yaml, with_leaves
 from tcell_drugseq.data import find_problems, read_h5ad, read_screen, score_names, screen_hash
 from tcell_drugseq.pipeline import run
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
-
-
-def real(name: str) -> str:
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not at hand; it is not part of the repository")
-    return str(DATA / name)
 
 
 def test_l1000_plate(tmp_path: Path):
     cfg = DataConfig(
-        data_dir=real("l1000_ljp005_a375_24h.h5ad"), scores=("log10(dose_um)",), label="pert_type=trt_poscon"
+        data_dir=str(real("l1000_ljp005_a375_24h.h5ad")), scores=("log10(dose_um)",), label="pert_type=trt_poscon"
     )
     screen = read_screen(cfg)
     assert screen.shape == (377, 978) and screen.X.dtype == np.float32
@@ -37,7 +31,7 @@ def test_l1000_plate(tmp_path: Path):
 
 def test_bulk_counts_of_t_cells():
     cfg = DataConfig(
-        data_dir=real("tcell_activation_rade2023_bulk.h5ad"),
+        data_dir=str(real("tcell_activation_rade2023_bulk.h5ad")),
         compound="Condition",
         control="ctr",
         label="activated",
@@ -53,7 +47,7 @@ def test_bulk_counts_of_t_cells():
 
 
 def test_mac_seq_plate(caplog: pytest.LogCaptureFixture):
-    path = real("macpie_mini_mac.h5ad")
+    path = str(real("macpie_mini_mac.h5ad"))
     with pytest.raises(InputError, match="neither a label nor a score"):
         read_h5ad(path)
     caplog.clear()
@@ -68,7 +62,7 @@ def test_mac_seq_plate(caplog: pytest.LogCaptureFixture):
 def run_as_written(name: str, out: Path) -> AnnData:
     """The run of a parameter file in `reports/`, with the data where they are now."""
     settings = read_yaml(ROOT / "reports" / name)
-    data = real(Path(settings["data_dir"]).name)
+    data = str(real(Path(settings["data_dir"]).name))
     return run(with_leaves(RunConfig(), settings | {"data_dir": data, "out_dir": str(out), "num_threads": 1}, name))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from conftest import real
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
@@ -15,19 +16,12 @@ from tcell_drugseq.gene_sets import gene_sets, measured, signature
 from tcell_drugseq.scores import checked_log, cluster_wells, label_wells, pseudotime, score_wells, t_score
 from tcell_drugseq.simulate import Simulation, gene_table, simulate_screen
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 DONORS = ["D1", "D2", "D3", "D4"]
-
-
-def real(name: str) -> AnnData:
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not at hand; it is not part of the repository")
-    return ad.read_h5ad(DATA / name)
 
 
 @pytest.fixture(scope="module")
 def rade() -> AnnData:
-    x = real("tcell_activation_rade2023_bulk.h5ad")
+    x = ad.read_h5ad(real("tcell_activation_rade2023_bulk.h5ad"))
     x.obs["is_control"] = (x.obs["activated"] == 0).to_numpy()
     x.obs["compound"] = x.obs["Condition"].astype(str)
     return x
@@ -163,13 +157,13 @@ def test_what_cannot_be_scored_is_refused(sim: Simulation):
 
 
 def test_l1000_measures_too_few_of_the_receptors_genes():
-    x = real("l1000_ljp005_a375_24h.h5ad")
+    x = ad.read_h5ad(real("l1000_ljp005_a375_24h.h5ad"))
     with pytest.raises(InputError, match="found 4 of its 66 genes among the 978 measured"):
         measured(signature("T_CELL_RECEPTOR_RESPONSE"), x.var_names)
 
 
 def test_a_dead_plate_gives_no_clear_score():
-    x = real("macpie_mini_mac.h5ad")
+    x = ad.read_h5ad(real("macpie_mini_mac.h5ad"))
     with pytest.raises(InputError, match=r"found \d of its 66 genes"):
         measured(signature("T_CELL_RECEPTOR_RESPONSE"), x.var_names)
 
