@@ -183,14 +183,32 @@ class ImportanceConfig:
 # %% ../nbs/00_config.ipynb #ae2ca74c
 @dataclass(frozen=True)
 class CorrectionConfig:
-    """What is taken out of the expression of each plate before anything is fitted."""
+    """What is done to the expression of a fold before anything else is fitted; it learns from training wells alone."""
 
     correction: str = _opt(
         "none", "plate correction, fitted on training wells: none, dmso, median_polish, bscore or loess"
     )
+    genes: str = _opt(
+        "all",
+        "genes that models and baselines read, chosen on training wells: all, variable (spread above genes of like "
+        "mean) or perturbed (moved by compounds more than replicates scatter)",
+    )
+    n_genes: int = _opt(2_000, "how many genes are chosen, where not all are read")
 
     def __post_init__(self):
         _one_of("correction", self.correction, ("none", "dmso", "median_polish", "bscore", "loess"))
+        _one_of("genes", self.genes, ("all", "variable", "perturbed"))
+        _at_least("n_genes", self.n_genes, 1)
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything is fitted here."""
+        return self.correction != "none" or self.genes != "all"
+
+    @property
+    def needs_controls(self) -> bool:
+        """Whether it is fitted on control wells."""
+        return self.correction in ("dmso", "bscore", "loess") or self.genes == "perturbed"
 
 # %% ../nbs/00_config.ipynb #d4cb47af
 @dataclass(frozen=True)

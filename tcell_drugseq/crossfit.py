@@ -18,6 +18,7 @@ from .config import RunConfig
 from .correction import correct_plates
 from .folds import Fold, make_folds, split_wells, trains_on_controls
 from .model import MultiTaskModel, Output
+from .normalise import choose_genes
 from .training import Fit, fit_model
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FoldModel', 'read_corrected', 'plan_folds', 'split_final', 'fit_fold', 'out_of_fold', 'describe_folds']
+__all__ = ['log', 'FoldModel', 'read_corrected', 'read_chosen', 'plan_folds', 'split_final', 'fit_fold', 'out_of_fold',
+           'describe_folds']
 
 # %% ../nbs/03c_crossfit.ipynb #ef33ea79
 @dataclass
@@ -35,7 +37,7 @@ class FoldModel:
 
     fold: Fold
     model: MultiTaskModel
-    x: np.ndarray  # (N, G) expression of all wells, plates corrected by what this fold's training wells say
+    x: np.ndarray  # (N, G) expression of all wells, as `read_chosen` makes it of this fold's training wells
     fit: Fit | None = None  # how it was trained; None for a model read from disk
 
 
@@ -51,18 +53,32 @@ def read_corrected(
     corrected.X = correct_plates(screen, fit_on, cfg.correct)
     return corrected
 
+
+def read_chosen(
+    screen: AnnData,
+    fit_on: np.ndarray,  # (N,) bool: wells that correction and choice of genes may learn from
+    cfg: RunConfig,  # plate correction, choice of genes
+) -> AnnData:
+    """The screen with corrected plates; genes that were not chosen have one value, so that nothing reads them."""
+    corrected = read_corrected(screen, fit_on, cfg)
+    if cfg.correct.genes == "all":
+        return corrected
+    x, obs, how = np.asarray(screen.X), screen.obs, cfg.correct.genes
+    control, compound = obs["is_control"].to_numpy(bool), obs["compound"].astype(str).to_numpy()
+    left = ~choose_genes(x, cfg.correct.n_genes, how, fit_on, control, compound)
+    chosen = corrected.copy() if corrected is screen else corrected
+    chosen.X[:, left] = chosen.X[fit_on][:, left].mean(axis=0)
+    return chosen
+
 # %% ../nbs/03c_crossfit.ipynb #63e04da9
-_ON_CONTROLS = ("dmso", "bscore", "loess")
-
-
 def plan_folds(
     screen: AnnData,
     cfg: RunConfig,  # training, plate correction
 ) -> list[Fold]:
-    """The folds of a run; raises `InputError` where one can't be trained, or its plates can't be corrected."""
-    folds = make_folds(screen, cfg.train, cfg.correct.correction in _ON_CONTROLS)
-    for fold in folds if cfg.correct.correction != "none" else ():
-        correct_plates(screen, fold.seen, cfg.correct)
+    """The folds of a run; raises `InputError` where one can't be trained, corrected or have its genes chosen."""
+    folds = make_folds(screen, cfg.train, cfg.correct.needs_controls)
+    for fold in folds if cfg.correct.learns else ():
+        read_chosen(screen, fold.seen, cfg)
     return folds
 
 # %% ../nbs/03c_crossfit.ipynb #374771a5
@@ -72,7 +88,7 @@ def split_final(
 ) -> np.ndarray:  # (N,) "train", "val", or "unseen" for control wells that teach nothing
     """The sides of the final model."""
     teaches = ~screen.obs["is_control"].to_numpy()
-    if cfg.train.folds == 1 or trains_on_controls(screen, cfg.train, cfg.correct.correction in _ON_CONTROLS):
+    if cfg.train.folds == 1 or trains_on_controls(screen, cfg.train, cfg.correct.needs_controls):
         teaches = np.ones(screen.n_obs, bool)
     return split_wells(screen, cfg.train, among=teaches)
 
@@ -80,15 +96,15 @@ def split_final(
 def fit_fold(
     screen: AnnData,
     fold: Fold,
-    cfg: RunConfig = RunConfig(),  # model, training, plate correction
+    cfg: RunConfig = RunConfig(),  # model, training, plate correction, choice of genes
     state: Path | None = None,  # file for the state of an unfinished training
 ) -> FoldModel:
     """Train the model of one fold; its seed is the run's seed plus the fold's number."""
-    corrected = read_corrected(screen, fold.seen, cfg)
+    chosen = read_chosen(screen, fold.seen, cfg)
     train = replace(cfg.train, seed=cfg.train.seed + fold.number)
-    fit = fit_model(corrected, fold.sides, cfg.model, train, state, name=f"fold {fold.number}")
+    fit = fit_model(chosen, fold.sides, cfg.model, train, state, name=f"fold {fold.number}")
     log.info("fold %d: epoch %d of %d kept", fold.number, fit.best_epoch, len(fit.history))
-    return FoldModel(fold, fit.model, np.asarray(corrected.X), fit)
+    return FoldModel(fold, fit.model, np.asarray(chosen.X), fit)
 
 # %% ../nbs/03c_crossfit.ipynb #66720ca8
 def out_of_fold(

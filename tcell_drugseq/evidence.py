@@ -76,7 +76,7 @@ def add_baselines(
     results: AnnData,  # predictions in obs; `baselines` and more `metrics` are added to uns
     screen: AnnData,
     folds: list[Fold],
-    matrices: Callable[[Fold], np.ndarray],  # plate-corrected expression (N, G) of a fold
+    matrices: Callable[[Fold], np.ndarray],  # expression (N, G) as a fold reads it
     cfg: RunConfig,
 ) -> None:
     """Fit all baselines and compare the model with each."""
@@ -130,7 +130,7 @@ def add_evidence(
     stages: Callable[[str], AbstractContextManager],  # takes the time of what runs inside
 ) -> None:
     """Add quality, baselines, checks, the next experiment and the verdict to what the models say."""
-    from tcell_drugseq.crossfit import read_corrected
+    from tcell_drugseq.crossfit import read_chosen
     from tcell_drugseq.importance_checks import check_importance, compound_importance, deletion_curve
     from tcell_drugseq.target_audit import well_depth
     from tcell_drugseq.verdict import judge_claims
@@ -144,7 +144,7 @@ def add_evidence(
                 results,
                 screen,
                 folds,
-                lambda f: read[f.number] if views else np.asarray(read_corrected(screen, f.seen, cfg).X),
+                lambda f: read[f.number] if views else np.asarray(read_chosen(screen, f.seen, cfg).X),
                 cfg,
             )
     if cfg.importance.check_importance and views:

@@ -72,7 +72,7 @@ def _train_screen(
     """Audit, fit, save the models, and say of each well what the models say that have not seen it."""
     from tcell_drugseq.apply import apply_folds, apply_model
     from tcell_drugseq.biology import add_biology
-    from tcell_drugseq.crossfit import fit_fold, plan_folds, read_corrected, split_final
+    from tcell_drugseq.crossfit import fit_fold, plan_folds, read_chosen, split_final
     from tcell_drugseq.evidence import add_evidence, audit_run
     from tcell_drugseq.store import save_run
     from tcell_drugseq.training import fit_model
@@ -82,7 +82,7 @@ def _train_screen(
         audit = audit_run(screen, folds, cfg)
     with stages("training"):
         seen = np.isin(split, ["train", "val"])
-        final = read_corrected(screen, seen, cfg)
+        final = read_chosen(screen, seen, cfg)
         fit = fit_model(final, split, cfg.model, cfg.train, work / "progress.pt", name="final model")
         alone = cfg.train.folds == 1
         views = [] if alone else [fit_fold(screen, f, cfg, work / f"progress_fold{f.number}.pt") for f in folds]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import InputError, RunConfig, leaves
+from .config import CorrectionConfig, InputError, RunConfig, leaves
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -104,10 +104,10 @@ def load_for(
     if trained != cfg.data.normalise:
         wanted, how = ("--normalise", "with") if trained else ("--no_normalise", "without")
         raise InputError(f"{path}: was trained {how} normalise, expected {wanted} here too")
-    trained = settings.get("correction", cfg.correct.correction)
-    if trained != cfg.correct.correction:
-        found = f"was trained with correction {trained}, found {cfg.correct.correction}"
-        raise InputError(f"{path}: {found}; expected --correction {trained} here too")
+    for name, value in leaves(cfg.correct).items():
+        if (trained := settings.get(name, leaves(CorrectionConfig())[name])) != value:
+            found = f"was trained with {name} {trained}, found {value}"
+            raise InputError(f"{path}: {found}; expected --{name} {trained} here too")
     return model, about
 
 # %% ../nbs/06b_store.ipynb #6e9ba96d
@@ -118,7 +118,7 @@ def load_views(
 ) -> list[FoldModel]:  # empty unless together they are asked about every well once
     """The fold models of a run, if every well here is one of its own."""
     from tcell_drugseq.checkpoint import load_model
-    from tcell_drugseq.crossfit import FoldModel, read_corrected
+    from tcell_drugseq.crossfit import FoldModel, read_chosen
     from tcell_drugseq.folds import Fold
 
     views = []
@@ -126,8 +126,8 @@ def load_views(
         model, about = load_model(path)
         side = known_split(screen.X, about)
         fold = Fold(about["fold"], *(side == name for name in ("train", "val", "test")))
-        if cfg.correct.correction != "none" and not set(about["split"]) <= set(fingerprint_wells(screen.X)):
-            return []  # the wells that its plate correction was fitted on are not all here
-        views.append(FoldModel(fold, model, np.asarray(read_corrected(screen, fold.seen, cfg).X)))
+        if cfg.correct.learns and not set(about["split"]) <= set(fingerprint_wells(screen.X)):
+            return []  # the wells that its plate correction or choice of genes was fitted on are not all here
+        views.append(FoldModel(fold, model, np.asarray(read_chosen(screen, fold.seen, cfg).X)))
     asked = np.sum([v.fold.test for v in views], axis=0) if views else np.zeros(1)
     return sorted(views, key=lambda v: v.fold.number) if (asked == 1).all() else []
