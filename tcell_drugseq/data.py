@@ -262,7 +262,7 @@ def write_bundle(
 ) -> None:
     """Write the CSV bundle of a screen; raises `InputError` if there is one already or a score has gaps.
 
-    Positions are in the well ids; other columns of `obs` and the counts have no place in a bundle.
+    Positions are in the well ids; other columns of `obs` have no place in a bundle.
     """
     folder = Path(folder)
     if there := [name for names in FILES.values() for name in names if (folder / name).exists()]:
@@ -277,10 +277,14 @@ def write_bundle(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"{folder}: can't be made: {e.strerror or e}") from e
-    tables = {
-        part: screen.obs[[part]] for part in ("compound", "label", "activation_old", "cluster") if part in screen.obs
-    }
+    columns = ("compound", "label", "activation_old", "cluster", "dose")
+    tables = {part: screen.obs[[part]] for part in columns if part in screen.obs}
     tables |= {"well": pd.DataFrame({"well_id": screen.obs_names})} | ({} if scores is None else {"score": scores})
+    if "counts" in screen.layers:
+        counts = screen.to_df("counts")
+        if (counts % 1 != 0).any(axis=None):
+            raise InputError(f"{folder}: layer counts: found values that are no whole numbers, expected raw counts")
+        tables["counts"] = counts.astype(int)
     for part, table in tables.items():
         write_csv(table, folder / FILES[part][0])
     if screen.uns.get("source", {}).get("simulated") and not (folder / SIMULATED).exists():

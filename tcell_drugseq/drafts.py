@@ -83,6 +83,8 @@ FILES = {
     "score": ("scores_3_z.csv",),
     "activation_old": ("activation_score_old.csv", "e.activation_score_old.csv"),
     "cluster": ("cluster_id.csv",),
+    "dose": ("dose.csv",),
+    "counts": ("counts_mat.csv",),
 }
 SIMULATED = "simulated.yaml"
 
@@ -107,13 +109,29 @@ def _find_files(folder: Path, need_targets: bool, problems: Problems) -> dict[st
     return found
 
 # %% ../nbs/00c_drafts.ipynb #ae7858ea
+def _check_counts(table: tuple[list[str], np.ndarray], genes: list[str], file: str, problems: Problems) -> bool:
+    """Whether counts are counts of the genes of the expression, in their order."""
+    header, x = table
+    before = len(problems)
+    if len(header) != len(genes):
+        problems.add(file, "header", f"{len(header)} genes", f"{len(genes)}, as in expr_mat.csv")
+    elif header != genes:
+        j = next(j for j, (a, b) in enumerate(zip(header, genes, strict=True)) if a != b)
+        problems.add(file, f"column {j + 1}", repr(header[j]), f"{genes[j]!r}, as in expr_mat.csv")
+    bad = np.argwhere((x < 0) | (x != np.rint(x)))
+    places = [(f"{data_row(i)}, column {header[j]}", f"{x[i, j]:g}") for i, j in bad[: problems.listed]]
+    problems.add_places(file, places, "raw counts: whole numbers, zero or more", total=len(bad))
+    return len(problems) == before
+
+
 def _read_parts(files: dict[str, Path], problems: Problems) -> dict[str, Any]:
-    """Each file's content; (header, matrix) for genes and scores. Rows that differ in number are problems."""
+    """Each file's content; (header, matrix) for genes, counts and scores. Rows that differ in number are problems."""
     parts: dict[str, Any] = {}
     for part, path in files.items():
-        if part in ("gene", "score", "activation_old"):
-            table = read_numbers(path, problems, fast=part == "gene", single=part == "activation_old")
-            parts[part] = table[1][:, 0] if table and part == "activation_old" else table
+        single = part in ("activation_old", "dose")
+        if single or part in ("gene", "counts", "score"):
+            table = read_numbers(path, problems, fast=part in ("gene", "counts"), single=single)
+            parts[part] = table[1][:, 0] if table and single else table
         else:
             parts[part] = read_column(path, problems)
     read = {part: value for part, value in parts.items() if value is not None}
@@ -135,13 +153,13 @@ def _select_scores(scores: pd.DataFrame, cfg: DataConfig, file: str, problems: P
 # %% ../nbs/00c_drafts.ipynb #b5c70bf9
 def draft_bundle(
     folder: Path,  # with the CSV files
-    cfg: DataConfig,  # `scores` selects scores, an empty `label`, `cluster` or `activation_old` leaves that file out
+    cfg: DataConfig,  # `scores` selects scores; an empty `label`, `cluster`, `activation_old` or `dose` leaves that out
     need_targets: bool,  # False: only expression is needed
     problems: Problems,  # takes what is wrong
 ) -> Draft:  # what could be read
     """Take a bundle apart."""
     files = _find_files(folder, need_targets, problems)
-    for part in ("label", "cluster", "activation_old"):
+    for part in ("label", "cluster", "activation_old", "dose"):
         if getattr(cfg, part) == "":
             files.pop(part, None)
     for part in ("compound", "well", "plate", "batch", "label", "cluster", "activation_old", "dose", "layer"):
@@ -156,6 +174,9 @@ def draft_bundle(
     draft = Draft(place, source={"format": "bundle", "simulated": (folder / SIMULATED).exists()})
     if gene := parts.pop("gene", None):
         draft.genes, draft.x = gene
+    counts = parts.pop("counts", None)
+    if counts and draft.x is not None and _check_counts(counts, draft.genes, files["counts"].name, problems):
+        draft.counts = counts[1]
     if score := parts.pop("score", None):
         names = name_scores(score[0], (files["score"].name, "header"), problems)
         draft.scores = _select_scores(pd.DataFrame(score[1], columns=names), cfg, files["score"].name, problems)

@@ -420,11 +420,22 @@ def simulate_screen(
     return Simulation(screen, compounds, genes, measured[2], cfg)
 
 # %% ../nbs/01a_simulate.ipynb #94c4608c
+def _write_raw(screen: AnnData, folder: Path) -> None:
+    """Counts and plate map, as a screen begins in the laboratory."""
+    from tcell_drugseq.data import write_csv
+
+    folder.mkdir()
+    plates = screen.obs[[c for c in ("compound", "dose", "plate", "batch") if c in screen.obs]]
+    plates = plates.assign(unit="uM") if "dose" in plates else plates
+    for table, name in ((screen.to_df("counts").astype(int), "counts"), (plates, "plate_map")):
+        write_csv(table.rename_axis("well").reset_index(), folder / f"{name}.csv")
+
+
 def write_simulation(
     sim: Simulation,  # of simulate_screen
     folder: str | Path,  # made if absent; must hold no CSV
 ) -> None:
-    """Write bundle, `truth_*.csv` and `simulated.yaml`; raises `InputError` if it holds data or can't be written."""
+    """Write bundle, `raw/`, `truth_*.csv`, `simulated.yaml`; `InputError` if it holds data or can't be written."""
     from tcell_drugseq.data import write_bundle, write_csv
 
     folder = Path(folder)
@@ -439,6 +450,7 @@ def write_simulation(
             write_csv(sim.compounds, tmp / "truth_compounds.csv")
             write_csv(sim.genes, tmp / "truth_genes.csv")
             write_csv(sim.wells.rename_axis("well").reset_index(), tmp / "truth_wells.csv")
+            _write_raw(sim.screen, tmp / "raw")
             turn = {"simulated.yaml": 0, "expr_mat.csv": 2}
             for file in sorted(tmp.iterdir(), key=lambda f: turn.get(f.name, 1)):
                 file.replace(folder / file.name)

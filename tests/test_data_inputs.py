@@ -481,3 +481,45 @@ def test_a_whole_screen_is_exact(tmp_path: Path):
 def test_unknown_positions_warn_once(caplog: pytest.LogCaptureFixture):
     assert parse_wells(["barcode1", "A03"]).shape == (2, 0)
     assert len(caplog.records) == 1 and "barcode1" in caplog.text
+
+
+COUNTS = np.random.default_rng(2).poisson(9, (24, 5))
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Path:
+    """A bundle with counts and doses."""
+    screen = make_screen()
+    screen.layers["counts"], screen.obs["dose"] = COUNTS.astype(np.float32), [0.1, 1.0, 0.0] * 8
+    write_bundle(screen, tmp_path / "counted")
+    return tmp_path / "counted"
+
+
+def test_counts_and_doses_travel_in_a_bundle(counted: Path, tmp_path: Path):
+    screen = read_bundle(counted)
+    assert (screen.layers["counts"] == COUNTS).all() and screen.obs["dose"].tolist() == [0.1, 1.0, 0.0] * 8
+    assert (counted / "counts_mat.csv").read_text().split("\n")[1] == ",".join(map(str, COUNTS[0]))
+    assert "dose" not in read_bundle(counted, DataConfig(dose="")).obs
+    screen.layers["counts"][3, 1] = 0.5
+    with pytest.raises(InputError, match="layer counts: found values that are no whole numbers"):
+        write_bundle(screen, tmp_path / "halves")
+    assert not (tmp_path / "halves" / "expr_mat.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (cell("counts_mat.csv", 3, 1, "-1"), ["counts_mat.csv", "data row 3", "IFNG", "found -1", "zero or more"]),
+        (cell("counts_mat.csv", 3, 1, "1.5"), ["counts_mat.csv", "data row 3", "IFNG", "found 1.5", "whole numbers"]),
+        (cell("counts_mat.csv", 0, 1, "IL4"), ["counts_mat.csv", "column 2", "'IL4'", "'IFNG', as in expr_mat.csv"]),
+        (raw("counts_mat.csv", b"IL2\n" + b"1\n" * 24), ["counts_mat.csv", "header", "1 genes", "5, as in"]),
+        (text("counts_mat.csv", lambda s: s[: s.rfind("\n", 0, -1) + 1]), ["counts_mat.csv", "23 rows", "24"]),
+        (cell("dose.csv", 4, 0, "10 uM"), ["dose.csv", "data row 4", "'10 uM'", FINITE]),
+        (cell("dose.csv", 4, 0, ""), ["dose.csv", "data row 4", "0 fields"]),
+    ],
+)
+def test_counts_and_doses_are_checked(counted: Path, change: Callable, words: list[str]):
+    change(counted)
+    with pytest.raises(InputError) as e:
+        read_bundle(counted)
+    assert all(word in str(e.value) for word in words), str(e.value)
