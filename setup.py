@@ -28,6 +28,9 @@ setup(
     include_package_data=True,
     package_data={"tcell_drugseq": ["assets/**/*"]},
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require={
+        "cluster": lines("cluster_requirements"),
+        "dev": lines("dev_requirements") + lines("cluster_requirements"),
+    },
     entry_points={"console_scripts": lines("console_scripts")},
 )

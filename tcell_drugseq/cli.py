@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -178,8 +179,8 @@ def screen(
     **flags: Any,
 ) -> None:
     """Make a screen of raw counts and a plate map: QC, normalisation, scores, clusters, label."""
-    merged = (read_yaml(config) if config else {}) | flags
-    cfg = with_leaves(ScreenConfig(), merged, where=str(config) if config else "command line")
+    from_file = with_leaves(ScreenConfig(), read_yaml(config) if config else {}, where=str(config))
+    cfg = with_leaves(from_file, flags, where="command line")
     from tcell_drugseq.raw_screen import build_screen, check_screen_dir, write_screen
 
     check_screen_dir(out)
@@ -243,7 +244,8 @@ def report(
     notebook: Annotated[Path | None, typer.Option(help="which one; empty: nbs/analysis/10_experiment.ipynb")] = None,
 ) -> None:
     """Run one experiment through the report notebook."""
-    from tcell_drugseq.report import ReportError, run_report
+    from tcell_drugseq.experiment import run_report
+    from tcell_drugseq.report import ReportError
 
     try:
         folder = run_report(params.stem, read_yaml(params), reports_dir, notebook, overwrite)
@@ -253,47 +255,68 @@ def report(
         raise typer.Exit(1) from e
 
 # %% ../nbs/08_cli.ipynb #8b679a43
-def _one_report(params: Path, reports_dir: Path, overwrite: bool, threads: int) -> str:
-    from tcell_drugseq.report import run_report
+def _compare(experiments: list, outcomes: list, reports: Path, executor: Any, threads: int, say: Callable) -> list:
+    """Hold the finished experiments of each set against each other, in a report of its own."""
+    from tcell_drugseq.batch import run_batch
+    from tcell_drugseq.experiment_sets import comparisons
 
-    values = {"num_threads": threads} | read_yaml(params)
-    return str(run_report(params.stem, values, reports_dir, overwrite=overwrite) / "report.html")
+    news = {o.name for o in outcomes if o.status == "done"}
+    done = [e for e, o in zip(experiments, outcomes, strict=True) if o.status != "failed"]
+    planned = comparisons(done, reports)
+    missing = [e for e in planned if news & set(e.params["experiments"]) or not (reports / e.name).exists()]
+    return run_batch(missing, reports, executor, True, threads, say) if missing else []
 
 # %% ../nbs/08_cli.ipynb #bae4c67a
 @app.command()
 def batch(
-    params: Annotated[list[Path], typer.Argument(help="YAML parameter files")],
+    params: Annotated[list[Path], typer.Argument(help="YAML files: sets of experiments, or parameters of one each")],
     reports_dir: ReportsDir = Path("reports"),
     overwrite: Overwrite = False,
-    jobs: Annotated[int, typer.Option("--jobs", help="processes; 0: as many as files and cores allow")] = 0,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="experiments at once; 0: as many as there are and cores allow")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry_run", help="show the experiments and run none")] = False,
+    patient: Annotated[bool, typer.Option("--wait", help="wait for another batch on the same reports")] = False,
+    threads: Annotated[int, typer.Option("--threads", help="of each experiment; 0: cores here / jobs")] = 0,
+    scheduler: Annotated[str, typer.Option(help="empty: this machine; a dask address or scheduler file; slurm")] = "",
+    scheduler_options: Annotated[
+        Path | None, typer.Option("--scheduler_options", help="YAML file: queue, memory, ... of slurm jobs")
+    ] = None,
 ) -> None:
-    """Run several experiments in parallel processes, one report each."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+    """Run sets of experiments, each in a process of its own, and compare them; exit code 1 if one fails."""
+    from tcell_drugseq.batch import Outcome, batch_lock, plan_batch, run_batch
+    from tcell_drugseq.executors import default_threads, open_executor
+    from tcell_drugseq.experiment_sets import read_sets, set_table
+    from tcell_drugseq.index import write_index
 
-    from tcell_drugseq.report import check_parameters, default_notebook, write_index
-
-    names = [p.stem for p in params]
-    for p in params:
-        if names.count(p.stem) > 1:
-            raise InputError(f"{p}: two parameter files are called {p.stem!r}; each names its report")
-        check_parameters(default_notebook(), read_yaml(p), str(p))
+    experiments, reports = read_sets(params), reports_dir.resolve()
+    if dry_run:
+        plan = [reason or "done" for _, reason in plan_batch(experiments, reports, overwrite=True)]
+        typer.echo(set_table(experiments).assign(why=plan).to_string(index=False))
+        return
     cores = os.cpu_count() or 1
-    jobs = min(jobs or cores, len(params))
-    failed, bad_input = [], 0
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        threads = max(1, cores // jobs)
-        futures = [pool.submit(_one_report, p, reports_dir, overwrite, threads) for p in params]
-        for p, future in zip(params, futures, strict=True):
-            if error := future.exception():
-                failed.append(f"{p}: {error}")
-                bad_input += isinstance(error, InputError)
-            typer.echo(failed[-1] if error else future.result(), err=bool(error))
-    if len(failed) < len(params):
-        write_index(reports_dir)  # once more: two that end together may each have missed the other
+    jobs = jobs or min(cores, len(experiments))
+    threads = threads or (1 if scheduler else default_threads(jobs, cores))
+    options = read_yaml(scheduler_options) if scheduler_options else {}
+    say = partial(typer.echo, err=True)
+    try:
+        with batch_lock(reports, patient), open_executor(scheduler, jobs, threads, options) as executor:
+            outcomes = run_batch(experiments, reports, executor, overwrite, threads, say)
+            outcomes += _compare(experiments, outcomes, reports, executor, threads, say)
+            try:
+                write_index(reports)  # once more: two that end together may each have missed the other
+            except OSError as e:
+                outcomes.append(Outcome("index.html", "failed", f"can't be written: {e.strerror or e}"))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        raise typer.Exit(130) from None
+    failed = [o for o in outcomes if o.status == "failed"]
+    typer.echo(f"{reports_dir / 'index.html'}: {len(outcomes) - len(failed)} of {len(outcomes)} experiments are done")
     if failed:
-        typer.echo(f"{len(failed)} of {len(params)} experiments failed", err=True)
-        raise typer.Exit(InputError.exit_code if bad_input == len(params) else 1)
+        typer.echo("\n".join([f"{len(failed)} failed:", *(f"  {o.name}: {o.said}" for o in failed)]), err=True)
+        raise typer.Exit(
+            InputError.exit_code if all(o.bad_input for o in failed) and len(failed) == len(outcomes) else 1
+        )
 
 # %% ../nbs/08_cli.ipynb #4d7bb68a
 def main() -> None:

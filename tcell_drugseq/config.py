@@ -426,7 +426,10 @@ def with_leaves(
             mine[f.name] = with_leaves(value, inner, where) if inner else value
         elif f.name in values:
             mine[f.name] = coerce(f"{where}: {f.name}", values[f.name], value)
-    return replace(cfg, **mine)
+    try:
+        return replace(cfg, **mine)
+    except InputError as e:  # of the class itself, which can't know where its values are from
+        raise InputError(f"{where}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #e382fcd8
 def read_yaml(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['read_counts']
+__all__ = ['named_path', 'read_counts']
 
 # %% ../nbs/01aa_counts.ipynb #4cb3283a
 @dataclass
@@ -101,6 +101,14 @@ def _draft_table(path: Path) -> _Draft:
         rows, x = _parse_strictly(path.name, header, lines, separator, start)
     form = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}[separator]
     return _Draft(path.name, form, x, rows, header[1:])
+
+# %% ../nbs/01aa_counts.ipynb #d2546bd1
+def named_path(
+    path: str | Path,
+) -> Path:  # the same place, by a path that ends in a name
+    """Give the folder in which one stands, or one above it, its name."""
+    path = Path(path)
+    return path.resolve() if path.name in ("", "..") else path
 
 # %% ../nbs/01aa_counts.ipynb #a6fee58b
 def _find_file(folder: Path, names: Sequence[str]) -> Path:
@@ -225,7 +233,7 @@ def _draft_h5(path: Path) -> _Draft:
     draft.symbols_at = "human gene symbols in matrix/features/name"
     return _only_expression(draft, adata.var.get("feature_types", pd.Series(dtype=str)).reset_index(drop=True))
 
-# %% ../nbs/01aa_counts.ipynb #d34cb9d5
+# %% ../nbs/01aa_counts.ipynb #e620ec4b
 def _turn(draft: _Draft, orientation: str) -> _Draft:
     """Bring genes to the columns, by the setting, the names or the format."""
     by_name, why = orient(draft.rows, draft.columns)
@@ -272,7 +280,7 @@ def _drafted(path: Path) -> _Draft:
     """Take apart whatever `path` is."""
     name = path.name.lower()
     if path.is_dir() or name.endswith((".mtx", ".mtx.gz")):
-        return _draft_mtx(path if path.is_dir() else path.parent)
+        return _draft_mtx(path if path.is_dir() else named_path(path.parent))
     if not path.is_file():
         refuse(str(path), "", "no such file or folder", "a count matrix")
     for suffix, take_apart in ((".h5ad", _draft_h5ad), (".h5", _draft_h5)):
@@ -292,7 +300,7 @@ def read_counts(
 
     if orientation not in ("auto", *ORIENTATIONS):
         raise InputError(f"orientation: found {orientation!r}, expected auto, {' or '.join(ORIENTATIONS)}")
-    draft = _turn(_drafted(Path(path)), orientation)
+    draft = _turn(_drafted(named_path(path)), orientation)
     _check_axes(draft)
     check_counts(draft.x, draft.rows, draft.columns, draft.file)
     _sum_genes(draft)

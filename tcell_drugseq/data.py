@@ -255,30 +255,38 @@ def find_problems(
         _scan(path, cfg, True, take_apart, problems)
     return problems.table()
 
-# %% ../nbs/01_data.ipynb #d93ebce2
+# %% ../nbs/01_data.ipynb #e6cb47dc
+_COLUMNS = ("compound", "label", "activation_old", "cluster", "dose")  # of obs, that a bundle has a file for
+
+
+def _check_gaps(screen: AnnData, folder: Path) -> None:
+    """Raise `InputError` for the first column or score that is not known for every well."""
+    held = {name: screen.obs[name] for name in _COLUMNS if name in screen.obs}
+    held |= {f"score {name}": screen.obsm["scores"][name] for name in score_names(screen)}
+    for name, values in held.items():
+        if gaps := [text.strip() for text in texts(values)].count(""):
+            found = f"found {gaps} wells without a value, expected a value in every well of a bundle"
+            raise InputError(f"{folder}: {name}: {found}")
+
+# %% ../nbs/01_data.ipynb #44fc678e
 def write_bundle(
     screen: AnnData,  # a Screen
     folder: str | Path,  # made if absent; must not hold a bundle
 ) -> None:
-    """Write the CSV bundle of a screen; raises `InputError` if there is one already or a score has gaps.
+    """Write the CSV bundle of a screen; raises `InputError` if there is one already or a value is lacking.
 
     Positions are in the well ids; other columns of `obs` have no place in a bundle.
     """
     folder = Path(folder)
     if there := [name for names in FILES.values() for name in names if (folder / name).exists()]:
         raise InputError(f"{folder}: found {', '.join(there)}, expected a folder without a bundle")
+    _check_gaps(screen, folder)
     scores = screen.obsm.get("scores")
-    if scores is not None and scores.isna().any(axis=None):
-        name = scores.columns[scores.isna().any()][0]
-        raise InputError(
-            f"{folder}: score {name}: found wells without a value, expected a value in every well of a bundle"
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"{folder}: can't be made: {e.strerror or e}") from e
-    columns = ("compound", "label", "activation_old", "cluster", "dose")
-    tables = {part: screen.obs[[part]] for part in columns if part in screen.obs}
+    tables = {part: screen.obs[[part]] for part in _COLUMNS if part in screen.obs}
     tables |= {"well": pd.DataFrame({"well_id": screen.obs_names})} | ({} if scores is None else {"score": scores})
     if "counts" in screen.layers:
         counts = screen.to_df("counts")
@@ -289,4 +297,4 @@ def write_bundle(
         write_csv(table, folder / FILES[part][0])
     if screen.uns.get("source", {}).get("simulated") and not (folder / SIMULATED).exists():
         write_yaml({"simulated": True}, folder / SIMULATED)
-    write_csv(screen.to_df(), folder / FILES["gene"][0])  # last: a bundle without it was not finished
+    write_csv(screen.to_df(), folder / FILES["gene"][0])

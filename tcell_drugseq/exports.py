@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'BIOLOGY', 'MARK', 'PROGRESS', 'MODELS', 'TRAINED', 'EXPORTS', 'well_latents', 'well_predictions',
-           'well_distances', 'gene_importance', 'export_tables', 'write_exports', 'check_out_dir', 'staged_folder']
+           'well_distances', 'gene_importance', 'export_tables', 'calm_spreadsheets', 'named_again', 'write_exports',
+           'check_writable', 'check_out_dir', 'locked', 'staged_folder']
 
 # %% ../nbs/06a_exports.ipynb #3b7fb3e0
 def well_latents(
@@ -127,6 +128,37 @@ def export_tables(
         tables |= {"gene_scaler.csv": scaler, "history_loss_detailed.csv": results.uns["history"]}
     return tables
 
+# %% ../nbs/06a_exports.ipynb #18a1325e
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes what begins so for a formula, and runs it
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def calm_spreadsheets(
+    table: pd.DataFrame,
+) -> pd.DataFrame:  # the same, with an apostrophe before every text that a spreadsheet would run
+    """Keep names from being read as formulas; numbers stay as they are."""
+    texts = table.select_dtypes(exclude=("number", "bool")).columns
+
+    def calm(value: object) -> object:
+        runs = isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value)
+        return f"'{value}" if runs else value
+
+    return table.assign(**{column: table[column].astype(object).map(calm) for column in texts})
+
+
+def named_again(
+    text: str,  # a cell of an exported table
+) -> str:
+    """The name without the apostrophe that `calm_spreadsheets` put before it."""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+
 # %% ../nbs/06a_exports.ipynb #47c2191e
 def write_exports(
     results: AnnData,
@@ -138,7 +170,7 @@ def write_exports(
 
     tables = export_tables(results)
     for name, table in tables.items():
-        write_csv(table, folder / name)
+        write_csv(calm_spreadsheets(table), folder / name)
     with renamed(folder / "metrics.json") as tmp:
         tmp.write_text(json.dumps(report_metrics(results), indent=1, ensure_ascii=False), encoding="utf-8")
     names = [*tables, "metrics.json", "results.h5ad"]
@@ -179,7 +211,19 @@ EXPORTS = (
     "results.h5ad",
 )
 
-# %% ../nbs/06a_exports.ipynb #1705b2b6
+# %% ../nbs/06a_exports.ipynb #0800839a
+def check_writable(
+    folder: Path,  # absolute; need not be there
+    name: str | Path,  # what the user calls it
+) -> None:
+    """Raise `InputError` unless a folder can be made there, or written to."""
+    near = next(p for p in (folder, *folder.parents) if p.exists())  # where the hidden folder will be, too
+    try:
+        TemporaryDirectory(dir=near).cleanup()
+    except OSError as e:
+        raise InputError(f"{name}: cannot be written: {near}: {e.strerror}") from e
+
+# %% ../nbs/06a_exports.ipynb #687f1b64
 def check_out_dir(
     out_dir: str | Path,
     overwrite: bool = False,
@@ -197,11 +241,7 @@ def check_out_dir(
     mine = own_model is not None and own_model.resolve().parent == out
     if held and not overwrite and not mine:
         raise InputError(f"{out_dir}: already holds a run ({held[0]}); give another out_dir or --overwrite")
-    near = next(p for p in (out, *out.parents) if p.exists())  # where the hidden folder will be, too
-    try:
-        TemporaryDirectory(dir=near).cleanup()
-    except OSError as e:
-        raise InputError(f"{out_dir}: cannot be written: {near}: {e.strerror}") from e
+    check_writable(out, out_dir)
     return out
 
 # %% ../nbs/06a_exports.ipynb #757d1068
@@ -219,7 +259,48 @@ def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
         os.replace(work / name, out / name)
     work.rmdir()
 
-# %% ../nbs/06a_exports.ipynb #65f3fcf2
+# %% ../nbs/06a_exports.ipynb #02638ba3
+_ORPHANS_DIE_IN = 5  # seconds, more than enough
+
+
+def _visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("[!.]*"))
+
+
+@contextmanager
+def locked(
+    path: Path,  # of the lock; its folder is made if absent
+    busy: str,  # what to say when somebody else holds it
+    timeout: float = 0,  # seconds to wait; negative: for ever
+) -> Iterator[None]:
+    """Hold a lock; raises `InputError` when it is taken, or can't be made."""
+    from filelock import FileLock, Timeout
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise InputError(busy) from None
+    except OSError as e:
+        raise InputError(f"{path.parent}: can't be written to: {e.strerror or e}") from e
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _alone(out: Path, work: Path) -> Iterator[None]:
+    """Keep others away from `out`; raises `InputError` when another run is at work there, or was a moment ago."""
+    before, busy = _visible(out), f"{out}: another run is writing there; wait for it or give another out_dir"
+    with locked(work.with_name(f"{work.name}.lock"), busy, _ORPHANS_DIE_IN):
+        if _visible(out) != before:
+            raise InputError(f"{out}: another run has just written there; give another out_dir")
+        yield
+
+# %% ../nbs/06a_exports.ipynb #8e529ff2
 @contextmanager
 def staged_folder(
     out: Path,  # final folder
@@ -227,27 +308,20 @@ def staged_folder(
 ) -> Iterator[Path]:  # the hidden folder to write to
     """Write to a hidden folder; its files become `out` when the block ends well.
 
-    Raises `InputError` when another run is at work on the same `out`.
+    Raises `InputError` when another run is at work on the same `out`, or was while this one waited for it.
     """
-    from filelock import FileLock, Timeout
-
     work = out / ".partial" if out.exists() else out.with_name(f".{out.name}.partial")
     work.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work.with_name(f"{work.name}.lock"), timeout=0)
-    try:
-        with lock:
-            work.mkdir(exist_ok=True)
-            for stale in [p for p in work.iterdir() if not p.match(PROGRESS)]:
-                stale.unlink()
-            try:
-                yield work
-                _move_in(work, out, replaced)
-            except InputError:
+    with _alone(out, work):
+        work.mkdir(exist_ok=True)
+        for stale in [p for p in work.iterdir() if not p.match(PROGRESS)]:
+            stale.unlink()
+        try:
+            yield work
+            _move_in(work, out, replaced)
+        except InputError:
+            shutil.rmtree(work)
+            raise
+        finally:
+            if work.exists() and not any(work.glob(PROGRESS)):
                 shutil.rmtree(work)
-                raise
-            finally:
-                if work.exists() and not any(work.glob(PROGRESS)):
-                    shutil.rmtree(work)
-    except Timeout:
-        raise InputError(f"{out}: another run is writing there; wait for it or give another out_dir") from None
-    Path(lock.lock_file).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import InputError, RunConfig, write_yaml, yaml_text
+from .progress import note_progress
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +39,7 @@ class Stages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        note_progress(stage=name)
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
         log.info("%s: %.1f s", name, self.seconds[name])
@@ -81,6 +83,7 @@ def _train_screen(
     with stages("audits"):
         audit = audit_run(screen, folds, cfg)
     with stages("training"):
+        note_progress(trainings=1 + len(folds) * (cfg.train.folds != 1))
         seen = np.isin(split, ["train", "val"])
         final = read_chosen(screen, seen, cfg)
         fit = fit_model(final, split, cfg.model, cfg.train, work / "progress.pt", name="final model")
@@ -196,9 +199,11 @@ def run(
         with staged_folder(out, (*TRAINED, *EXPORTS)) as work:
             results = _train_screen(screen, cfg, work, stages)
             _finish(results, cfg, stages, work)
+        note_progress(stage="pages")
         return results
     results = _apply_loaded(model, about, model_path, screen, cfg, stages)
     own = model_path.resolve().parent == out
     with staged_folder(out, EXPORTS if own else (*TRAINED, *EXPORTS)) as work:
         _finish(results, cfg, stages, work, trained=about.get("settings", {}))
+    note_progress(stage="pages")
     return results

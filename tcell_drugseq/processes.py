@@ -26,12 +26,14 @@ def start_fabric(
 ) -> Fabric:
     """Fabric over the processes that `torchrun` started; over this one alone if it did not."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     launched = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
     total = int(os.environ["WORLD_SIZE"]) if launched else 1
     if total == 1:
-        return Fabric(accelerator=cfg.device, devices=1, precision=cfg.precision)
+        alone = LightningEnvironment()  # inside a Slurm job, too, one process is one process
+        return Fabric(accelerator=cfg.device, devices=1, precision=cfg.precision, plugins=[alone])
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13

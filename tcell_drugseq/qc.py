@@ -261,6 +261,9 @@ class Signal(NamedTuple):
         return self.low > 0.5 or self.p < 0.05
 
 
+_FEWEST = 5  # compounds, without which a bootstrap over compounds has no width to speak of
+
+
 def replicate_signal(
     replicates: pd.DataFrame,  # of `replicate_correlation`
     draws: int = 2_000,  # of the bootstrap
@@ -275,7 +278,7 @@ def replicate_signal(
     means = np.random.default_rng(seed).choice(by_compound, (draws, len(by_compound))).mean(axis=1)
     n = {level: int((replicates["p"] <= level).sum()) for level in (0.05, 0.01)}
     p = 2 * min(binomtest(k, len(replicates), level, alternative="greater").pvalue for level, k in n.items())
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(means, [0.025, 0.975]) if len(by_compound) >= _FEWEST else (0.0, 1.0)
     return Signal(float(by_compound.mean()), float(low), float(high), len(replicates), n[0.05], float(min(p, 1)))
 
 # %% ../nbs/01ac_qc.ipynb #7e72823e

@@ -63,7 +63,8 @@ def _draw_measure(ax: Axes, wells: pd.DataFrame, column: str, limit: float | Non
     if limit is not None:
         ax.axhline(limit, color=_UP, lw=1, ls="--", label="limit of the rule")
     if column in ("umis", "detected"):
-        _plain_log(ax, value.max() / value.min())
+        marks = [*value, *([limit] if limit else [])]
+        _plain_log(ax, max(marks) / min(marks))
     ax.set(title=MEASURES[column], xlim=(-0.6, len(names) - 0.4))
     step = -(-len(names) // 24)  # with more plates every second, third, ... is named
     ax.set_xticks(

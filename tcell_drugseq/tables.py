@@ -197,8 +197,11 @@ def write_csv(
     path: str | Path,  # replaced if it exists
 ) -> None:
     """Write a CSV in UTF-8; raises `InputError` if the place can't be written to."""
+    texts = [*frame.columns, *frame.select_dtypes(exclude="number").to_numpy().ravel()]
+    returns = any("\r" in str(text) for text in texts)  # which pandas would leave without quotes
+    options = {"quoting": csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, "lineterminator": "\n"}
     try:
         with renamed(path) as tmp:
-            frame.to_csv(tmp, index=False, encoding="utf-8", lineterminator="\n")
+            frame.to_csv(tmp, index=False, encoding="utf-8", **options)
     except OSError as e:
         raise InputError(f"{path}: can't be written: {e.strerror or e}") from e

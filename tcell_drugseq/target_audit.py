@@ -93,7 +93,7 @@ def audit_clusters(
     purity = table.max(axis=1).sum() / n
     status = judge(purity, CUT_WARN, CUT_FAIL)
     said = f"{purity:.1%} of wells have the majority label of their cluster, {table.sum().max() / n:.1%} that of all"
-    said += "; the label was given by cluster" * (status != "pass")
+    said += "; the label says little that the clusters don't" * (status != "pass")
     return [Finding(name, "label by cluster", purity, CUT_FAIL, status, said)]
 
 # %% ../nbs/01bb_target_audit.ipynb #eb0552eb
@@ -260,7 +260,7 @@ def audit_depth(
         rho, inside = rank_r(v, depth), rank_r(v[control], depth[control])
         enough = (control & np.isfinite(v)).sum() >= MIN_DMSO
         said = f"Spearman {rho:.2f} between {column} and {how}"
-        said += "" if np.isnan(inside) else f"; {inside:.2f} among DMSO wells"
+        said += "" if np.isnan(inside) else f"; {inside:.2f} among control wells"
         status = judge(abs(rho), DEPTH_WARN, DEPTH_FAIL)
         if status == "fail" and enough and abs(inside) < DMSO_CLEAR:
             status, said = "warn", said + ": treatment may change the amount of RNA"

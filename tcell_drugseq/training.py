@@ -26,6 +26,7 @@ from .expression import blocks
 from .members import Wells, ask_members, member_lists, member_sides, multitask_loss, tasks_of
 from .model import MultiTaskModel, fit_buffers
 from .processes import share_of, start_fabric, weigh_share
+from .progress import note_progress
 from .shrinkage import draw_to_mean
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def fit_model(
                 _note_epoch(fit, fabric.broadcast(row), cfg.lr)
                 if progress and fabric.is_global_zero:
                     _save_progress(progress, key, fit, optimizer)
+                    note_progress(training=name, epoch=epoch + 1, epochs=cfg.epochs)
                 bar.set_postfix(train=f"{row['train_total']:.3f}", val=f"{row['val_total']:.3f}", best=fit.best_epoch)
                 bar.update()
     model.load_state_dict(fit.best)

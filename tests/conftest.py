@@ -20,7 +20,12 @@ NAMES = [  # compounds as people call them
     "µ;",
 ]
 HOSTILE = {
-    "compounds": ("<script>window.hacked = 'script'</script>", '"><img src=x onerror="window.hacked = \'image\'">'),
+    "compounds": (
+        "<script>window.hacked = 'script'</script>",
+        '"><img src=x onerror="window.hacked = \'image\'">',
+        '=HYPERLINK("javascript:window.hacked=1","<x>")',
+        "<b onmouseover=window.hacked=1>" + "x" * 300,
+    ),
     "gene": "<img src=x onerror=\"window.hacked = 'gene'\">",
     "score": "<svg onload=\"window.hacked = 'score'\">",
     "folder": "<img src=x onerror=window.hacked=1>",
@@ -32,7 +37,7 @@ def hostile_report(tmp_path_factory):
     """The folder of a finished report."""
     from tcell_drugseq.config import SimConfig
     from tcell_drugseq.data import write_bundle
-    from tcell_drugseq.report import run_report
+    from tcell_drugseq.experiment import run_report
     from tcell_drugseq.simulate import simulate_screen
 
     root = tmp_path_factory.mktemp("hostile")

@@ -289,29 +289,6 @@ def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["calm", "killed"]
 
 
-def test_batch_runs_the_others_when_one_fails(screen, tmp_path):
-    quick = f"data_dir: {screen}\nepochs: 2\nd_model: 16\nfolds: 2\ncompare_draws: 100\nhit_draws: 500\n"
-    (tmp_path / "first.yaml").write_text(quick)
-    (tmp_path / "second.yaml").write_text(quick + "seed: 2\n")
-    (tmp_path / "broken.yaml").write_text("data_dir: nowhere\n")
-    files = [tmp_path / f"{name}.yaml" for name in ("first", "broken", "second")]
-    done = call("batch", *files, "--reports_dir", tmp_path / "reports", "--jobs", "2")
-    assert done.returncode == 1
-    assert "broken.yaml: nowhere: found no such file or folder" in done.stderr and "1 of 3" in done.stderr
-    for name in ("first", "second"):
-        assert (tmp_path / "reports" / name / "report.html").exists()
-        assert f'href="{name}/report.html"' in (tmp_path / "reports" / "index.html").read_text()
-    assert not (tmp_path / "reports" / "broken").exists()
-
-
-def test_batch_checks_every_file_before_the_first_run(screen, tmp_path):
-    (tmp_path / "good.yaml").write_text(f"data_dir: {screen}\n")
-    (tmp_path / "typo.yaml").write_text("epoch: 3\n")
-    done = call("batch", tmp_path / "good.yaml", tmp_path / "typo.yaml", "--reports_dir", tmp_path / "reports")
-    assert done.returncode == 2 and "did you mean 'epochs'?" in done.stderr
-    assert not (tmp_path / "reports").exists()
-
-
 def test_validate_says_everything_at_once(screen, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(screen, broken)

@@ -11,14 +11,8 @@ from conftest import HOSTILE
 
 from tcell_drugseq.config import InputError, RunConfig, coerce, leaves
 from tcell_drugseq.data import write_bundle
-from tcell_drugseq.report import (
-    ReportError,
-    check_parameters,
-    default_notebook,
-    read_notebook_parameters,
-    run_report,
-    write_index,
-)
+from tcell_drugseq.experiment import default_notebook, run_report
+from tcell_drugseq.report import ReportError, check_parameters, read_notebook_parameters
 
 LOADS = re.compile(
     r"""<(?:script|img|link|iframe|source|object)\b[^>]*\b(?:src|href|data)\s*=\s*["']?(?!data:)[^"'>]+"""
@@ -65,6 +59,7 @@ def test_given_parameters_win_and_keep_their_type(tmp_path, small_notebook):
     folder = run_report("one", params, tmp_path / "reports", small_notebook())
     assert (tmp_path / "ran").read_text() == "one 7 0.0001 ['a', 'b']"
     assert sorted(p.name for p in folder.iterdir()) == [
+        "done.json",
         "metrics.json",
         "params.yaml",
         "report.html",
@@ -140,8 +135,13 @@ def test_a_failing_notebook_leaves_no_report(tmp_path, small_notebook, code, err
         assert sorted(p.name for p in reports.iterdir()) == ["index.html", "one"]
         return
     assert sorted(p.name for p in reports.iterdir()) == ["index.html", "one", "one.failed"]
-    assert {p.name for p in (reports / "one.failed").iterdir()} == {"failed.ipynb", "params.yaml", "run.log"}
-    assert "one.failed" not in (reports / "index.html").read_text()
+    kept = {"error.json", "failed.ipynb", "params.yaml", "report.html", "run.log"}
+    assert {p.name for p in (reports / "one.failed").iterdir()} == kept
+    page = (reports / "one.failed" / "report.html").read_text()
+    assert re.search(message, page) and "<h1>one failed</h1>" in page
+    assert "one.failed/report.html" in (reports / "index.html").read_text()
+    run_report("one", {}, reports, small_notebook(), overwrite=True)
+    assert sorted(p.name for p in reports.iterdir()) == ["index.html", "one"]
 
 
 def test_a_killed_report_keeps_the_state_of_its_training(tmp_path, small_notebook):
@@ -157,23 +157,16 @@ def test_a_killed_report_keeps_the_state_of_its_training(tmp_path, small_noteboo
     with pytest.raises(KeyboardInterrupt):
         run_report("one", {}, tmp_path / "reports", small_notebook(interrupt))
     assert state.read_text() == "epoch 7"
-    left = {".results.partial", ".results.partial.lock", "failed.ipynb", "params.yaml", "run.log"}
+    left = {".results.partial", "failed.ipynb", "params.yaml", "run.log"}
     assert {p.name for p in partial.iterdir()} == left
     run_report("one", {}, tmp_path / "reports", small_notebook(f"open({str(state)!r}).read()"))
     assert sorted(p.name for p in (tmp_path / "reports").iterdir()) == ["index.html", "one"]
 
 
-def test_index_lists_newest_first_and_passes_over_what_is_broken(tmp_path):
-    for name, text in [("a", '{"date": "2024-01-01"}'), ("b", '{"date": "2024-02-01"}'), ("c", "{"), ("d", "[1]")]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.json").write_text(text)
-    page = write_index(tmp_path).read_text()
-    assert re.findall(r'href="(\w+)/report.html"', page) == ["b", "a"]
-
-
 def test_report_is_complete(hostile_report):
     names = {p.name for p in hostile_report.iterdir()}
-    assert names == {"metrics.json", "params.yaml", "report.html", "report.ipynb", "results", "run.log"}
+    pages = {"report.html", "report.ipynb", "thumbnail.png"}
+    assert names == pages | {"done.json", "metrics.json", "params.yaml", "results", "run.log"}
     assert (hostile_report / "results" / "results.h5ad").is_file()
     found = json.loads((hostile_report / "metrics.json").read_text())
     assert found["wells"] == 52 and found["compounds"] == 20 and found["validation"]["transformer"]
@@ -220,16 +213,24 @@ def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
 
 
 def test_report_loads_nothing_and_is_small(hostile_report):
-    for page in (hostile_report / "report.html", hostile_report.parent / "index.html"):
-        text = page.read_text(encoding="utf-8")
-        assert LOADS.findall(text) == []
-        assert len(text.encode()) <= 6_000_000
+    text = (hostile_report / "report.html").read_text(encoding="utf-8")
+    assert LOADS.findall(text) == []
+    assert len(text.encode()) <= 6_000_000
 
 
 def test_report_shows_no_code_and_no_machine(hostile_report):
     text = (hostile_report / "report.html").read_text(encoding="utf-8")
     assert "with_leaves(" not in text and "Traceback" not in text
     assert str(Path(__file__).parents[1]) not in text
+
+
+def test_no_table_has_a_cell_that_a_spreadsheet_runs(hostile_report):
+    import csv
+
+    tables = list((hostile_report / "results").glob("*.csv"))
+    cells = {c for t in tables for row in csv.reader(t.open(encoding="utf-8", newline="")) for c in row}
+    assert [c for c in cells if c.startswith(("=", "@"))] == []
+    assert "'" + HOSTILE["compounds"][2] in cells
 
 
 def test_hostile_names_are_shown_but_escaped(hostile_report):

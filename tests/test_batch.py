@@ -1,0 +1,160 @@
+"""Sets of experiments on the command line: what is shown, checked, skipped, compared, and what a failure leaves."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from tcell_drugseq.config import SimConfig, write_yaml
+from tcell_drugseq.simulate import simulate_screen, write_simulation
+
+BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "compare_draws": 100, "hit_draws": 500}
+BRIEF |= {"baselines": False, "check_importance": False, "biology": False}
+
+
+def call(*args, cwd=None):
+    command = [sys.executable, "-m", "tcell_drugseq", "batch", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small screen, and one with a label that is none."""
+    root = tmp_path_factory.mktemp("screens")
+    small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
+    write_simulation(simulate_screen(small), root / "good")
+    shutil.copytree(root / "good", root / "broken")
+    labels = (root / "good" / "labels_cls.csv").read_text()
+    (root / "broken" / "labels_cls.csv").write_text(labels.replace("\n1\n", "\nmaybe\n", 1))
+    return root
+
+
+@pytest.fixture(scope="module")
+def night(data):
+    """A set of which one experiment can't be run, after its first call and after two more."""
+    own = {"plain": {}, "broken": {"data_dir": str(data / "broken")}, "flat": {"use_zscore": False}}
+    shared = {"data_dir": str(data / "good"), **BRIEF}
+    write_yaml({"shared": shared, "experiments": own, "grid": {"seed": [1]}}, data / "night.yaml")
+    arguments = [data / "night.yaml", "--reports_dir", data / "reports", "--jobs", "2"]
+    first = call(*arguments)
+    index = (data / "reports" / "index.html").read_text(encoding="utf-8")
+    times = {p: p.stat().st_mtime_ns for p in (data / "reports").rglob("*.csv")}
+    second = call(*arguments)
+    assert times == {p: p.stat().st_mtime_ns for p in (data / "reports").rglob("*.csv")}
+    shutil.copy(data / "good" / "labels_cls.csv", data / "broken")
+    return first, index, second, call(*arguments), data / "reports"
+
+
+def test_one_failure_stops_no_other(night):
+    first, index, _, _, reports = night
+    assert first.returncode == 1
+    assert "3 of 4 experiments are done" in first.stdout
+    said = first.stderr.splitlines()
+    assert said[-2] == "1 failed:" and said[-1].startswith("  broken-seed1: labels_cls.csv: data row")
+    assert "found 'maybe', expected 0 or 1" in said[-1]
+    for name in ("plain-seed1", "flat-seed1", "night-comparison"):
+        assert (reports / name / "report.html").exists() and f'href="{name}/report.html"' in index
+    assert 'href="broken-seed1.failed/report.html"' in index
+
+
+def test_progress_is_a_line_with_stage_and_epoch(night):
+    said = night[0].stderr
+    assert "plain-seed1: training, " in said and "epoch " in said and "[3/3]" in said
+
+
+def test_a_second_call_skips_what_is_done_and_tries_the_rest(night):
+    _, _, second, third, reports = night
+    assert second.returncode == 1 and second.stderr.count("done before") == 2
+    assert third.returncode == 0 and third.stderr.count("done before") == 2
+    assert (reports / "broken-seed1" / "report.html").exists() and not (reports / "broken-seed1.failed").exists()
+
+
+def test_the_comparison_takes_in_what_came_later(night):
+    found = json.loads((night[-1] / "night-comparison" / "metrics.json").read_text())
+    assert found["run"] == 2 and found["set"] == "night"
+    params = (night[-1] / "night-comparison" / "params.yaml").read_text()
+    assert "broken-seed1" in params and "plain-seed1" in params
+
+
+def test_other_data_or_parameters_are_run_again_when_allowed(night, data, tmp_path):
+    reports = tmp_path / "reports"
+    shutil.copytree(night[-1] / "plain-seed1", reports / "plain-seed1")
+    write_yaml({"data_dir": str(data / "good"), **BRIEF, "seed": 2}, tmp_path / "plain-seed1.yaml")
+    refused = call(tmp_path / "plain-seed1.yaml", "--reports_dir", reports)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "holds a report (other parameters: seed)" in refused.stderr and "--overwrite replaces it" in refused.stderr
+    done = call(tmp_path / "plain-seed1.yaml", "--reports_dir", reports, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    before, now = (json.loads((reports / "plain-seed1" / f).read_text()) for f in ("previous.json", "metrics.json"))
+    assert (before["run"], now["run"]) == (1, 2)
+    assert before["validation"] != now["validation"] and before["hash"] == now["hash"]
+    asked = call(tmp_path / "plain-seed1.yaml", "--reports_dir", reports, "--dry_run")
+    assert asked.returncode == 0 and "done" in asked.stdout
+
+
+def test_a_dry_run_shows_everything_and_makes_nothing(data, tmp_path):
+    grid = {"seed": [1, 2], "use_zscore": [True, False], "encoder": ["induced"]}
+    write_yaml({"shared": {"data_dir": str(data / "good")}, "grid": grid}, tmp_path / "many.yaml")
+    done = call(tmp_path / "many.yaml", "--dry_run", "--reports_dir", tmp_path / "reports")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5 and "use_zscore" in lines[0] and "encoder" not in lines[0]
+    assert "many-seed2-use_zscorefalse-encoderinduced" in done.stdout and "there is no report" in lines[1]
+    assert not (tmp_path / "reports").exists()
+
+
+WRONG = {
+    "unknown parameter": ("grid: {epoch: [3]}", "many-epoch3: unknown parameter 'epoch'", "did you mean 'epochs'?"),
+    "impossible value": ("grid: {batch_size: [32, 0]}", "many-batch_size0: batch_size: found 0", "expected at least 1"),
+    "no data": ("shared: {data_dir: nowhere}\nexperiments: {a: {}}", "many.yaml: a: data_dir", "nowhere"),
+    "script": ("experiments: {'<script>alert(1)</script>': {}}", "found '<script>alert(1)</script>'", "letters"),
+    "upwards": ("experiments: {'../../up': {}}", "found '../../up'", "expected letters, digits"),
+    "absolute": ("experiments: {/up: {}}", "found '/up'", "expected letters, digits"),
+    "long": ("experiments: {" + "x" * 300 + ": {}}", "experiment name: found", "at most 100"),
+    "formula": ("experiments: {'=1+1': {}}", "found '=1+1'", "expected letters, digits"),
+    "newline": ('experiments: {"a\\nb": {}}', r"found 'a\nb'", "expected letters, digits"),
+    "quotes": ("""experiments: {'a"b': {}}""", "found 'a\"b'", "expected letters, digits"),
+    "twins": ("experiments: {Plain: {}, plain: {}}", "found a second experiment called 'Plain'", "names its report"),
+    "not a set": ("shared: {}\nepochs: 3", "found 'epochs' beside the parts of a set", "expected shared"),
+    "no list": ("grid: {seed: 3}", "grid: seed: found 3", "expected a list of values"),
+    "no YAML": ("grid: {seed: [", "many.yaml", "YAML"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_before_anything_runs(case, data, tmp_path):
+    text, found, expected = WRONG[case]
+    text += "" if "shared" in text or case == "no YAML" else f"\nshared: {{data_dir: '{data / 'good'}'}}"
+    (tmp_path / "many.yaml").write_text(text, encoding="utf-8")
+    done = call("many.yaml", "--reports_dir", "reports", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert found in done.stderr and expected in done.stderr, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["many.yaml"]
+
+
+def test_a_scheduler_that_is_none_is_one_line(data, tmp_path):
+    write_yaml({"data_dir": str(data / "good")}, tmp_path / "one.yaml")
+    done = call(tmp_path / "one.yaml", "--reports_dir", tmp_path / "reports", "--scheduler", "slrum")
+    assert done.returncode == 2 and "scheduler: found 'slrum'" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_seeds_become_an_ensemble(night, data, tmp_path):
+    seeds = {"shared": {"data_dir": str(data / "good"), **BRIEF}, "grid": {"seed": [1, 2, 3]}}
+    write_yaml(seeds, tmp_path / "plain.yaml")
+    done = call(tmp_path / "plain.yaml", "--reports_dir", tmp_path / "reports")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "reports" / "plain-comparison" / "results"
+    wells = pd.read_csv(folder / "ensemble_predictions.csv", keep_default_na=False).set_index("well_id")
+    singles = [
+        pd.read_csv(tmp_path / f"reports/plain-seed{s}/results/well_predictions_results.csv", keep_default_na=False)
+        for s in (1, 2, 3)
+    ]
+    predicted = pd.concat([s.set_index("well_id")["pred_Tscore"] for s in singles], axis=1).loc[wells.index]
+    assert (wells["pred_Tscore"] - predicted.mean(axis=1)).abs().max() < 1e-6
+    assert (wells["sd_Tscore"] - predicted.std(axis=1, ddof=1)).abs().max() < 1e-6
+    ranks = pd.read_csv(folder / "ensemble_ranking.csv", keep_default_na=False)
+    assert len(ranks) and {"mean_rank", "lowest", "highest"} & set(ranks)
