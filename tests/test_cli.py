@@ -215,6 +215,37 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, screen, trained, tmp_pat
     assert (tree(tmp_path), tree(trained)) == before
 
 
+class Trap:
+    """What a model from a stranger may hold: unpickled, it makes a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "old torch"])
+@pytest.mark.parametrize("force", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"])
+def test_code_in_a_model_never_runs(kind, force, tmp_path, monkeypatch):
+    from tcell_drugseq.checkpoint import load_model
+    from tcell_drugseq.config import InputError
+
+    trap = Trap(tmp_path / "sprung")
+    if kind == "pickle":
+        (tmp_path / "model.pt").write_bytes(pickle.dumps(trap))
+    else:
+        torch.save({"state": trap}, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "torch")
+    if force:
+        monkeypatch.setenv(force, "1")
+    with pytest.raises(InputError, match="a pickle with code in it is refused"):
+        load_model(tmp_path / "model.pt")
+    assert not (tmp_path / "sprung").exists()
+    if kind != "pickle" and force is None:
+        torch.load(tmp_path / "model.pt", weights_only=False)
+        assert (tmp_path / "sprung").exists()  # it is a trap that works
+
+
 def test_interrupted_run_says_how_to_go_on(screen, tmp_path):
     command = [
         sys.executable,
