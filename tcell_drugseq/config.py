@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PRESETS', 'InputError', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig', 'ImportanceConfig',
            'CorrectionConfig', 'CompareConfig', 'HitConfig', 'BiologyConfig', 'RunConfig', 'ScreenConfig', 'SimConfig',
-           'leaves', 'coerce', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml']
+           'leaves', 'coerce', 'naming', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml', 'write_json']
 
 # %% ../nbs/00_config.ipynb #52b65536
 import difflib
-import os
+import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -405,6 +406,17 @@ def coerce(
     wanted = {tuple: "list of texts", str: "text", bool: "true or false", int: "whole number", float: "number"}[kind]
     raise InputError(f"{name}: found {value!r} ({type(value).__name__}), expected a {wanted}{hint}")
 
+# %% ../nbs/00_config.ipynb #0dab5de4
+@contextmanager
+def naming(
+    where: str,  # a file, "command line", ...
+) -> Iterator[None]:
+    """Put a place in front of what an `InputError` of the block says."""
+    try:
+        yield
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from e
+
 # %% ../nbs/00_config.ipynb #5c52a760
 def with_leaves(
     cfg: Any,  # config to start from
@@ -426,10 +438,8 @@ def with_leaves(
             mine[f.name] = with_leaves(value, inner, where) if inner else value
         elif f.name in values:
             mine[f.name] = coerce(f"{where}: {f.name}", values[f.name], value)
-    try:
+    with naming(where):  # which the class itself can't know
         return replace(cfg, **mine)
-    except InputError as e:  # of the class itself, which can't know where its values are from
-        raise InputError(f"{where}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #e382fcd8
 def read_yaml(
@@ -458,7 +468,7 @@ def renamed(
 ) -> Iterator[Path]:  # temporary name in the same folder
     """Write under a temporary name; it becomes `path` when the block ends well and is removed when it does not."""
     path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tmp = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # of its own for each thread, on each computer
     try:
         yield tmp
         tmp.replace(path)
@@ -487,6 +497,15 @@ def write_yaml(
     """Write a mapping as YAML."""
     with renamed(path) as tmp:
         tmp.write_text(yaml_text(values), encoding="utf-8")
+
+
+def write_json(
+    values: Mapping[str, Any],  # plain values
+    path: str | Path,  # written under a temporary name, then renamed
+) -> None:
+    """Write a mapping as JSON, as people would read it."""
+    with renamed(path) as tmp:
+        tmp.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
 # %% ../nbs/00_config.ipynb #27d341d3
 PRESETS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,6 @@
 # %% ../nbs/06a_exports.ipynb #dbbdb5ab
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .config import InputError, renamed
+from .config import InputError, write_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -171,8 +170,7 @@ def write_exports(
     tables = export_tables(results)
     for name, table in tables.items():
         write_csv(calm_spreadsheets(table), folder / name)
-    with renamed(folder / "metrics.json") as tmp:
-        tmp.write_text(json.dumps(report_metrics(results), indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(report_metrics(results), folder / "metrics.json")
     names = [*tables, "metrics.json", "results.h5ad"]
     if "history" in results.uns:
         from tcell_drugseq.figures import plot_losses

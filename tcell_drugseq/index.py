@@ -23,9 +23,10 @@ from .config import InputError, renamed
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LIGHTS', 'HIT_COLOURS', 'write_thumbnail', 'list_experiments', 'write_index']
+__all__ = ['log', 'ASSETS', 'LIGHTS', 'HIT_COLOURS', 'write_thumbnail', 'list_experiments', 'write_page', 'write_index']
 
 # %% ../nbs/06_index.ipynb #7fd0953a
+ASSETS = Path(str(resources.files("tcell_drugseq"))) / "assets"  # data, templates and styles of the package
 LIGHTS = {
     "claim": ("#1a7f37", "may be claimed"),
     "limited": ("#b35900", "only with its limits"),
@@ -201,7 +202,6 @@ def list_experiments(
     return sorted(rows, key=lambda row: -math.inf if row["when"] is None else row["when"], reverse=True)
 
 # %% ../nbs/06_index.ipynb #58892543
-_ASSETS = Path(str(resources.files("tcell_drugseq"))) / "assets"
 _TARGETS = 4  # scores with a column of their own
 
 
@@ -229,17 +229,26 @@ def _sha256(text: str) -> str:
     return b64encode(sha256(text.encode()).digest()).decode()
 
 
+def write_page(
+    path: Path,  # the HTML file
+    template: str,  # file in assets/report
+    **values: Any,
+) -> None:
+    """Write a page of the package in which every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    pages = Environment(loader=FileSystemLoader(ASSETS / "report"), autoescape=True, trim_blocks=True)
+    pages.filters["sha256"] = _sha256
+    page = pages.get_template(template).render(values)
+    with renamed(path) as tmp:
+        tmp.write_text(page, encoding="utf-8", errors="replace")  # half a character, as JSON may hold, is no text
+
+
 def write_index(
     reports_dir: str | Path,  # folder with one folder per report
 ) -> Path:  # its `index.html`
     """List all experiments on a page that sorts and filters them, newest first."""
-    from jinja2 import Environment, FileSystemLoader
-
     rows = list_experiments(reports_dir)
-    pages = Environment(loader=FileSystemLoader(_ASSETS / "report"), autoescape=True, trim_blocks=True)
-    pages.filters["sha256"] = _sha256
-    page = pages.get_template("experiments.html.j2").render(rows=rows, **_columns(rows))
     index = Path(reports_dir) / "index.html"
-    with renamed(index) as tmp:
-        tmp.write_text(page, encoding="utf-8", errors="replace")  # half a character, as JSON may hold, is no text
+    write_page(index, "experiments.html.j2", rows=rows, **_columns(rows))
     return index

@@ -83,7 +83,6 @@ def _train_screen(
     with stages("audits"):
         audit = audit_run(screen, folds, cfg)
     with stages("training"):
-        note_progress(trainings=1 + len(folds) * (cfg.train.folds != 1))
         seen = np.isin(split, ["train", "val"])
         final = read_chosen(screen, seen, cfg)
         fit = fit_model(final, split, cfg.model, cfg.train, work / "progress.pt", name="final model")

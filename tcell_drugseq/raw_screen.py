@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from .config import InputError, ScreenConfig, leaves, renamed, write_yaml
+from .config import InputError, ScreenConfig, leaves, naming, renamed, write_yaml
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
 __all__ = ['build_screen', 'check_screen_dir', 'write_screen']
 
 # %% ../nbs/07a_raw_screen.ipynb #f4f781ad
-@contextmanager
-def _about(file: str) -> Iterator[None]:
-    """Put the name of a file in front of what is wrong with it."""
-    try:
-        yield
-    except InputError as e:
-        raise InputError(f"{file}: {e}") from e
-
-
 def _keep(
     wells: AnnData, cfg: ScreenConfig, replicates: pd.DataFrame, gene_set: GeneSet
 ) -> tuple[AnnData, pd.DataFrame]:
@@ -47,7 +37,7 @@ def _keep(
         verdict = judge_screen(wells, cfg, replicates).iloc[-1]
         raise InputError(f"{e}; {verdict['meaning']}" if verdict["status"] != "pass" else str(e)) from e
     kept = keep_genes(kept, cfg)
-    with _about(f"signature {cfg.signature}"):
+    with naming(f"signature {cfg.signature}"):
         measured(gene_set, kept.var_names)
     return kept, dropped
 
@@ -85,7 +75,7 @@ def build_screen(
     raw, plates = read_counts(counts, cfg.orientation), read_plate_map(plate_map, cfg.control)
     wells = join_wells(raw, plates, names)
     replicates = replicate_correlation(wells, seed=cfg.seed)
-    with _about(names[0]):
+    with naming(names[0]):
         kept, dropped = _keep(wells, cfg, replicates, gene_set)
     scored = score_wells(kept, cfg)
     _check_targets(scored, cfg, lambda column: names[column in plates])

@@ -17,7 +17,6 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ import pandas as pd
 
 from .config import InputError, coerce, renamed
 from .figures import metric, predicted_scores
-from .index import LIGHTS
+from .index import ASSETS, LIGHTS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -320,7 +319,6 @@ def execute_notebook(
         shutil.rmtree(sockets, ignore_errors=True)
 
 # %% ../nbs/06_report.ipynb #de3a6463
-_ASSETS = Path(str(resources.files("tcell_drugseq"))) / "assets"
 _MAX_BYTES = 6_000_000
 
 
@@ -334,7 +332,7 @@ def render_html(
     import nbformat
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(_ASSETS)], exclude_input=not show_code)
+    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(ASSETS)], exclude_input=not show_code)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     name = {"metadata": {"name": title or Path(ipynb).stem}}
     body, _ = exporter.from_notebook_node(nbformat.read(ipynb, as_version=4), resources=name)
