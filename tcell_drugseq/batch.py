@@ -20,7 +20,9 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from .config import InputError
 from .done import why_not_done
@@ -32,7 +34,8 @@ from .progress import describe_progress, read_progress
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'work', 'stop_running', 'Outcome', 'run_one', 'batch_lock', 'plan_batch', 'Watch', 'run_batch']
+__all__ = ['log', 'Renew', 'work', 'stop_running', 'Outcome', 'run_one', 'batch_lock', 'plan_batch', 'Terminal', 'Watch',
+           'run_batch']
 
 # %% ../nbs/07e_batch.ipynb #1184b8b2
 def _die_with_the_asker() -> None:
@@ -153,15 +156,36 @@ def plan_batch(
             raise InputError(f"{reports / e.name}: holds a report ({reason}); --overwrite replaces it")
     return plan
 
-# %% ../nbs/07e_batch.ipynb #85f4fd5c
+# %% ../nbs/07e_batch.ipynb #0fb0e920
+Renew = Callable[[str, str], None]  # takes a name and its line, which replaces the one before; empty: none any more
+
+
+class Terminal:
+    """Lines for a terminal: `say` adds one above those that `renew` replaces."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.bars = stream, {}
+
+    def say(self, line: str) -> None:
+        tqdm.write(line, file=self.stream)
+
+    def renew(self, name: str, line: str) -> None:
+        if not line:
+            self.bars.pop(name).close()
+        elif name in self.bars:
+            self.bars[name].set_description_str(line)
+        else:
+            self.bars[name] = tqdm(desc=line, bar_format="{desc}", leave=False, dynamic_ncols=True, file=self.stream)
+
+# %% ../nbs/07e_batch.ipynb #62fa8ccd
 _EVERY = 15.0  # seconds between two lines of an experiment that says nothing new
 
 
 class Watch:
-    """Says how far each experiment is: one line when it begins something else, and now and then."""
+    """Says how far each experiment is, and what became of it."""
 
-    def __init__(self, reports: Path, total: int, say: Callable[[str], None]):
-        self.reports, self.total, self.say = reports, total, say
+    def __init__(self, reports: Path, total: int, say: Callable[[str], None], renew: Renew | None = None):
+        self.reports, self.total, self.say, self.renew = reports, total, say, renew
         self.since: dict[str, float] = {}  # when an experiment was first seen at work
         self.last: dict[str, tuple[str, float]] = {}
         self.took: list[float] = []
@@ -175,9 +199,12 @@ class Watch:
             now = time.monotonic()
             began = self.since.setdefault(name, now)
             kind, (before, when) = f"{found.get('stage')} {found.get('training')}", self.last.get(name, ("", 0.0))
-            if kind != before or now - when >= _EVERY:
+            line = f"{name}: {describe_progress(found)}{self._left(now - began)}"
+            if self.renew:
+                self.renew(name, line)
+            elif kind != before or now - when >= _EVERY:
                 self.last[name] = kind, now
-                self.say(f"{name}: {describe_progress(found)}{self._left(now - began)}")
+                self.say(line)
 
     def _left(self, elapsed: float) -> str:
         """Time left, by those that have ended."""
@@ -188,11 +215,18 @@ class Watch:
     def end(self, outcome: Outcome) -> None:
         """Say what became of one."""
         self.ended += 1
+        self.stop([outcome.name])
         if outcome.status == "done":
             self.took.append(outcome.seconds)
         words = {"done": f"{outcome.said}/report.html, {outcome.seconds:.0f} s", "skipped": "done before"}
         said = words.get(outcome.status, f"failed: {outcome.said}")
         self.say(f"[{self.ended}/{self.total}] {outcome.name}: {said}")
+
+    def stop(self, names: Sequence[str]) -> None:
+        """Take the renewed lines of experiments away."""
+        for name in names:
+            if self.renew and name in self.since:
+                self.renew(name, "")
 
 # %% ../nbs/07e_batch.ipynb #43bb972b
 def _outcome(name: str, future: Future) -> Outcome:
@@ -212,11 +246,12 @@ def run_batch(
     overwrite: bool = False,
     threads: int = 1,  # of each experiment
     say: Callable[[str], None] = log.info,  # takes a line
+    renew: Renew | None = None,  # None: how far experiments are is said as lines too
 ) -> list[Outcome]:  # in the order of the experiments
     """Run what is not done yet; one failing experiment stops no other. Raises `InputError` before anything runs."""
     reports = Path(reports).resolve()
     plan = plan_batch(experiments, reports, overwrite)
-    watch, found = Watch(reports, len(plan), say), {}
+    watch, found = Watch(reports, len(plan), say, renew), {}
     for e, reason in plan:
         if not reason:
             found[e.name] = Outcome(e.name, "skipped", str(reports / e.name))
@@ -235,4 +270,6 @@ def run_batch(
         executor.shutdown(wait=False, cancel_futures=True)
         stop_running()
         raise
+    finally:
+        watch.stop([futures[future] for future in waiting])
     return [found[e.name] for e in experiments]

@@ -255,7 +255,7 @@ def report(
         raise typer.Exit(1) from e
 
 # %% ../nbs/08_cli.ipynb #8b679a43
-def _compare(experiments: list, outcomes: list, reports: Path, executor: Any, threads: int, say: Callable) -> list:
+def _compare(experiments: list, outcomes: list, reports: Path, executor: Any, threads: int, *voice: Any) -> list:
     """Hold the finished experiments of each set against each other, in a report of its own."""
     from tcell_drugseq.batch import run_batch
     from tcell_drugseq.experiment_sets import comparisons
@@ -264,7 +264,7 @@ def _compare(experiments: list, outcomes: list, reports: Path, executor: Any, th
     done = [e for e, o in zip(experiments, outcomes, strict=True) if o.status != "failed"]
     planned = comparisons(done, reports)
     missing = [e for e in planned if news & set(e.params["experiments"]) or not (reports / e.name).exists()]
-    return run_batch(missing, reports, executor, True, threads, say) if missing else []
+    return run_batch(missing, reports, executor, True, threads, *voice) if missing else []
 
 # %% ../nbs/08_cli.ipynb #bae4c67a
 @app.command()
@@ -284,7 +284,7 @@ def batch(
     ] = None,
 ) -> None:
     """Run sets of experiments, each in a process of its own, and compare them; exit code 1 if one fails."""
-    from tcell_drugseq.batch import Outcome, batch_lock, plan_batch, run_batch
+    from tcell_drugseq.batch import Outcome, Terminal, batch_lock, plan_batch, run_batch
     from tcell_drugseq.executors import default_threads, open_executor
     from tcell_drugseq.experiment_sets import read_sets, set_table
     from tcell_drugseq.index import write_index
@@ -298,11 +298,12 @@ def batch(
     jobs = jobs or min(cores, len(experiments))
     threads = threads or (1 if scheduler else default_threads(jobs, cores))
     options = read_yaml(scheduler_options) if scheduler_options else {}
-    say = partial(typer.echo, err=True)
+    screen = Terminal(sys.stderr)
+    voice = (screen.say, screen.renew) if sys.stderr.isatty() else (partial(typer.echo, err=True),)
     try:
         with batch_lock(reports, patient), open_executor(scheduler, jobs, threads, options) as executor:
-            outcomes = run_batch(experiments, reports, executor, overwrite, threads, say)
-            outcomes += _compare(experiments, outcomes, reports, executor, threads, say)
+            outcomes = run_batch(experiments, reports, executor, overwrite, threads, *voice)
+            outcomes += _compare(experiments, outcomes, reports, executor, threads, *voice)
             try:
                 write_index(reports)  # once more: two that end together may each have missed the other
             except OSError as e:

@@ -1,5 +1,6 @@
 """A report of a small simulated screen in which every kind of name tries to run a script."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def hostile_report(tmp_path_factory):
     brief = {"epochs": 2, "d_model": 16, "folds": 2, "compare_draws": 100, "hit_draws": 500, "num_threads": 1}
     params = {"data_dir": str(root / HOSTILE["folder"]), **brief}
     return run_report("hostile", params, root / "reports")
+
+
+@pytest.fixture(scope="module")
+def slurm_node(tmp_path_factory):
+    """The configuration file of a real Slurm with one node; stopped afterwards."""
+    folder = tmp_path_factory.mktemp("slurm")
+    script = str(ROOT / "tests" / "slurm.sh")
+    started = subprocess.run([script, "start", str(folder)], capture_output=True, text=True, timeout=60)
+    if started.returncode == 77:
+        pytest.skip(started.stderr.strip())
+    assert started.returncode == 0, started.stderr
+    yield str(folder / "slurm.conf")
+    subprocess.run([script, "stop", str(folder)], check=True, timeout=60)
 
 
 def real(name: str) -> Path:

@@ -1,10 +1,15 @@
 """Sets of experiments on the command line: what is shown, checked, skipped, compared, and what a failure leaves."""
 
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -60,9 +65,36 @@ def test_one_failure_stops_no_other(night):
     assert 'href="broken-seed1.failed/report.html"' in index
 
 
-def test_progress_is_a_line_with_stage_and_epoch(night):
-    said = night[0].stderr
-    assert "plain-seed1: training, " in said and "epoch " in said and "[3/3]" in said
+SLOW = """
+import time
+from tcell_drugseq.progress import note_progress
+note_progress(stage="training", training="fold 1", epoch=3, epochs=9)
+time.sleep(3)
+"""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_a_line_with_stage_and_epoch(tmp_path, terminal):
+    cells = [nbformat.v4.new_code_cell(source) for source in ('name = "x"\nseed = 1', SLOW)]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "slow.ipynb")
+    write_yaml({"notebook": str(tmp_path / "slow.ipynb"), "experiments": {"slow": {}}}, tmp_path / "set.yaml")
+    arguments = ["batch", tmp_path / "set.yaml", "--reports_dir", tmp_path / "reports"]
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    if terminal:
+        termios.tcsetwinsize(theirs, (24, 120))
+    process = subprocess.Popen([sys.executable, "-m", "tcell_drugseq", *map(str, arguments)], stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while more := os.read(ours, 10_000):
+            said += more
+    os.close(ours)
+    said = said.decode().replace("\r\n", "\n")
+    assert process.wait(60) == 0, said
+    assert "slow: training, fold 1, epoch 3 of 9" in said
+    assert "\n[1/1] slow: " in said.replace("\r", "\n")
+    assert ("\r" in said) == terminal
 
 
 def test_a_second_call_skips_what_is_done_and_tries_the_rest(night):

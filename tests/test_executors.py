@@ -225,22 +225,15 @@ def test_without_the_extra_it_says_what_to_install(scheduler, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    """Slurm with one node, and the options of jobs on it; the folder of their output is `log_directory`."""
-    folder = tmp_path_factory.mktemp("slurm")
-    script = str(HERE / "slurm.sh")
-    started = subprocess.run([script, "start", str(folder)], capture_output=True, text=True, timeout=60)
-    if started.returncode == 77:
-        pytest.skip(started.stderr.strip())
-    assert started.returncode == 0, started.stderr
+def slurm(slurm_node, tmp_path_factory):
+    """Options of jobs on Slurm's node; the folder of their output is `log_directory`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("SLURM_CONF", slurm_node)
         patch.setenv("PYTHONPATH", str(HERE))
         patch.setattr(executors, "_EVERY", 2)
         patch.chdir(tmp_path_factory.mktemp("project"))
         with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}):
             yield {"memory": "500MB", "walltime": "00:10:00", "interface": "lo", "log_directory": "logs"}
-    subprocess.run([script, "stop", str(folder)], check=True, timeout=60)
 
 
 def test_a_web_server_is_no_scheduler(monkeypatch):

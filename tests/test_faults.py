@@ -52,7 +52,7 @@ def night(tmp_path_factory):
 
 def start(night: Path, reports: Path, env: dict = ENV, options: tuple = ()) -> subprocess.Popen:
     command = [sys.executable, "-m", "tcell_drugseq", "batch", str(night), "--reports_dir", str(reports), "--jobs", "2"]
-    command += options
+    command += map(str, options)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
 
@@ -160,21 +160,24 @@ def test_killed_at_random_moments(night, undisturbed, tmp_path):
 
 @pytest.mark.parametrize("kind", [EXPERIMENT, pytest.param(KERNEL, marks=HEAVY)], ids=["experiment", "kernel"])
 def test_one_of_two_is_killed(night, undisturbed, tmp_path, kind):
-    reports = tmp_path / "reports"
-    batch = start(night, reports)
-    partial = reports / ".night-seed1.partial"
-    until(lambda: list(partial.glob(".results.partial/progress*.pt")))
-    victims = {kind: of_kind(batch, kind) for kind in (EXPERIMENT, KERNEL)}
-    environ = until(lambda: [p for p in victims[KERNEL] if "night-seed1.partial" in str(p.environ())])
-    victim = environ[0] if kind == KERNEL else next(p for p in victims[EXPERIMENT] if p.pid == environ[0].ppid())
-    victim.kill()
-    said = "".join(batch.communicate(timeout=300))
-    assert batch.returncode == 1 and "1 failed:" in said, said
-    assert assert_sound(night, reports) == 1 and (reports / "night-seed2").exists()
-    page = (reports / "night-seed1.failed" / "report.html").read_text(encoding="utf-8")
-    assert "SIGKILL" in page if kind == EXPERIMENT else "the kernel died" in page
-    assert "night-seed1.failed/report.html" in (reports / "index.html").read_text(encoding="utf-8")
-    assert_finishes(night, reports, undisturbed)
+    for i in range(TIMES):
+        reports = tmp_path / f"reports{i}"
+        batch = start(night, reports)
+        partial = reports / ".night-seed1.partial"
+        until(lambda here=partial: list(here.glob(".results.partial/progress*.pt")))
+        victims = {kind: of_kind(batch, kind) for kind in (EXPERIMENT, KERNEL)}
+        kernel = next(p for p in victims[KERNEL] if "night-seed1.partial" in str(p.environ()))
+        victim = kernel if kind == KERNEL else next(p for p in victims[EXPERIMENT] if p.pid == kernel.ppid())
+        time.sleep(random.uniform(0, 0.5))
+        victim.kill()
+        said = "".join(batch.communicate(timeout=300))
+        assert batch.returncode == 1 and "1 failed:" in said, said
+        assert assert_sound(night, reports) == 1 and (reports / "night-seed2").exists()
+        page = (reports / "night-seed1.failed" / "report.html").read_text(encoding="utf-8")
+        assert "SIGKILL" in page if kind == EXPERIMENT else "the kernel died" in page
+        assert "night-seed1.failed/report.html" in (reports / "index.html").read_text(encoding="utf-8")
+        assert_finishes(night, reports, undisturbed)
+    print(f"one killed {TIMES} times")
 
 
 @HEAVY
@@ -301,7 +304,7 @@ def test_an_interrupt_ends_everything(night, undisturbed, tmp_path):
 
 @contextmanager
 def dask_cluster(folder: Path):
-    """A scheduler and two workers, each a process; the scheduler and its address."""
+    """A scheduler and two workers, each a process, and the scheduler's address."""
     file = folder / "scheduler.json"
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--port", "0"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ENV}
@@ -311,7 +314,7 @@ def dask_cluster(folder: Path):
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--no-dashboard"]
         alone = ["--nthreads", "1", "--no-nanny", "--death-timeout", "20", "--local-directory", str(folder)]
         processes += [subprocess.Popen([*worker, *alone], **quiet) for _ in range(2)]
-        yield processes[0], str(file)
+        yield processes[0], processes[1:], str(file)
     finally:
         for process in processes:
             process.kill()
@@ -320,7 +323,7 @@ def dask_cluster(folder: Path):
 
 @HEAVY
 def test_a_cluster_gives_the_same_results(night, undisturbed, tmp_path):
-    with dask_cluster(tmp_path) as (_, address):
+    with dask_cluster(tmp_path) as (_, _, address):
         reports = tmp_path / "reports"
         code, said = finish(night, reports, options=("--scheduler", address))
         assert code == 0, said
@@ -328,14 +331,34 @@ def test_a_cluster_gives_the_same_results(night, undisturbed, tmp_path):
 
 
 @HEAVY
-def test_the_scheduler_is_lost(night, undisturbed, tmp_path):
-    reports = tmp_path / "reports"
-    with dask_cluster(tmp_path) as (scheduler, address):
-        batch = start(night, reports, options=("--scheduler", address))
-        until(lambda: list(reports.glob(".*.partial/.results.partial/progress*.pt")))
-        scheduler.kill()
-        said = "".join(batch.communicate(timeout=300))
-    assert batch.returncode == 1 and "lost by the executor" in said and "2 failed" in said, said
-    time.sleep(3)  # workers are gone now, and with them the experiments
-    assert_sound(night, reports)
-    assert_finishes(night, reports, undisturbed)
+def test_slurm_gives_the_same_results(night, undisturbed, tmp_path, slurm_node):
+    memory = f"{psutil.virtual_memory().total // 3 // 10**6}MB"
+    jobs = {"memory": memory, "walltime": "00:20:00", "interface": "lo", "log_directory": str(tmp_path)}
+    write_yaml(jobs, tmp_path / "jobs.yaml")
+    reports, options = tmp_path / "reports", ("--scheduler", "slurm", "--scheduler_options", tmp_path / "jobs.yaml")
+    code, said = finish(night, reports, ENV | {"SLURM_CONF": slurm_node}, options)
+    assert code == 0, said
+    assert results(reports) == undisturbed
+
+
+@HEAVY
+@pytest.mark.parametrize("lost", ["scheduler", "worker"])
+def test_part_of_a_cluster_is_killed(night, undisturbed, tmp_path, lost):
+    """Without its scheduler nothing can go on; what a lost worker had is done by the other one."""
+    for i in range(TIMES):
+        (place := tmp_path / str(i)).mkdir()
+        reports = place / "reports"
+        with dask_cluster(place) as (scheduler, workers, address):
+            batch = start(night, reports, options=("--scheduler", address))
+            until(lambda here=reports: list(here.glob(".*.partial/.results.partial/progress*.pt")))
+            time.sleep(random.uniform(0, 0.5))
+            (scheduler if lost == "scheduler" else workers[0]).kill()
+            said = "".join(batch.communicate(timeout=300))
+        if lost == "worker":
+            assert batch.returncode == 0 and results(reports) == undisturbed, said
+        else:
+            assert batch.returncode == 1 and "lost by the executor" in said, said
+            time.sleep(3)  # workers are gone now, and with them the experiments
+        assert_sound(night, reports)
+        assert_finishes(night, reports, undisturbed)
+    print(f"a {lost} killed {TIMES} times")
