@@ -11,7 +11,7 @@ report: setup data/simulated
 
 test: setup
 	$(BIN)/nbdev-test --flags slow --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Every benchmark as HTML and JSON in reports/bench, with few simulated screens. `make bench FEW=` takes as many as the
 # committed notebooks show, which is hours; `make bench BENCH=23_speed` runs one of them.

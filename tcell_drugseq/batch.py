@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .config import InputError
 from .done import why_not_done
-from .experiment import held, run_report, write_failure
+from .experiment import check_replaceable, held, run_report, tidy, write_failure
 from .experiment_sets import Experiment
 from .exports import locked
 from .progress import describe_progress, read_progress
@@ -45,7 +45,9 @@ def _die_with_the_asker() -> None:
 
 def work() -> None:
     """Run the experiment described on standard input and answer on standard output, both JSON."""
-    answer, sys.stdout = sys.stdout, sys.stderr
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what C code prints is no part of the answer either
+    sys.stdout = sys.stderr
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_asker, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -63,6 +65,7 @@ def work() -> None:
 
 # %% ../nbs/07e_batch.ipynb #d9be6bb0
 _RUNNING: set[subprocess.Popen] = set()
+_STOPPED = threading.Event()
 _WORK = "from tcell_drugseq.batch import work; work()"
 
 
@@ -73,17 +76,19 @@ def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
         child = subprocess.Popen([sys.executable, "-c", _WORK], text=True, env=env, start_new_session=True, **pipes)
         _RUNNING.add(child)
+        if _STOPPED.is_set():
+            child.kill()
         try:
-            child.stdin.write(json.dumps(task) + "\n")
-            child.stdin.flush()
+            with suppress(BrokenPipeError):  # it died at once, and says how by its exit code
+                child.stdin.write(json.dumps(task) + "\n")
+                child.stdin.flush()
             said = child.stdout.read()
             code = child.wait()
-        except BrokenPipeError:
-            said, code = "", child.wait()
         finally:
             _RUNNING.discard(child)
-            for pipe in (child.stdin, child.stdout):
-                pipe.close()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            child.stdout.close()
         if said:
             return json.loads(said)
         complaints.seek(0)
@@ -94,7 +99,8 @@ def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
 
 
 def stop_running() -> None:
-    """End all experiments that this process waits for."""
+    """End all experiments that this process waits for; those that wait for their turn end at once."""
+    _STOPPED.set()
     for child in list(_RUNNING):
         child.kill()
 
@@ -122,10 +128,15 @@ def run_one(
         return Outcome(experiment.name, "skipped", str(folder))
     about = {"set": experiment.set, "changed": experiment.changed}
     task = {"name": experiment.name, "params": experiment.params, "reports_dir": reports}
-    said = _ask(task | {"notebook": experiment.notebook, "overwrite": overwrite, "about": about}, threads)
+    try:
+        said = _ask(task | {"notebook": experiment.notebook, "overwrite": overwrite, "about": about}, threads)
+    except (OSError, ValueError) as e:  # it can't be started, or its answer is none
+        said = {"error": f"the process of the experiment: {type(e).__name__}: {e}", "died": True}
     took, error = time.monotonic() - start, said.get("error", "")
-    if not error:
-        return Outcome(experiment.name, "done", said["folder"], took)
+    if not error or not why_not_done(folder, experiment.made_of):  # it may die after its report is there
+        return Outcome(experiment.name, "done", str(folder), took)
+    if _STOPPED.is_set():
+        return Outcome(experiment.name, "failed", "interrupted", took)
     if said.get("bad_input") or said.get("died"):  # else its page is there already
         try:
             with held(experiment.name, Path(reports)):
@@ -141,7 +152,7 @@ def batch_lock(
 ) -> AbstractContextManager[None]:
     """Be the only batch on a folder; raises `InputError` when another one is at work there."""
     busy = f"{reports}: another batch is at work there; --wait waits for it"
-    return locked(reports / ".batch.lock", busy, timeout=-1 if patient else 0)
+    return locked(reports / ".lock", busy, timeout=-1 if patient else 0)
 
 
 def plan_batch(
@@ -152,8 +163,8 @@ def plan_batch(
     """What has to be run; raises `InputError` for a report that would have to be replaced and may not be."""
     plan = [(e, why_not_done(reports / e.name, e.made_of)) for e in experiments]
     for e, reason in plan:
-        if reason and (reports / e.name).exists() and not overwrite:
-            raise InputError(f"{reports / e.name}: holds a report ({reason}); --overwrite replaces it")
+        if reason:
+            check_replaceable(reports / e.name, overwrite, reason)
     return plan
 
 # %% ../nbs/07e_batch.ipynb #0fb0e920
@@ -201,10 +212,14 @@ class Watch:
             kind, (before, when) = f"{found.get('stage')} {found.get('training')}", self.last.get(name, ("", 0.0))
             line = f"{name}: {describe_progress(found)}{self._left(now - began)}"
             if self.renew:
-                self.renew(name, line)
+                self._show(self.renew, name, line)
             elif kind != before or now - when >= _EVERY:
                 self.last[name] = kind, now
-                self.say(line)
+                self._show(self.say, line)
+
+    def _show(self, how: Callable[..., None], *what: str) -> None:
+        with suppress(OSError):  # a log that is full or closed is no reason to stop the work
+            how(*what)
 
     def _left(self, elapsed: float) -> str:
         """Time left, by those that have ended."""
@@ -220,13 +235,13 @@ class Watch:
             self.took.append(outcome.seconds)
         words = {"done": f"{outcome.said}/report.html, {outcome.seconds:.0f} s", "skipped": "done before"}
         said = words.get(outcome.status, f"failed: {outcome.said}")
-        self.say(f"[{self.ended}/{self.total}] {outcome.name}: {said}")
+        self._show(self.say, f"[{self.ended}/{self.total}] {outcome.name}: {said}")
 
     def stop(self, names: Sequence[str]) -> None:
         """Take the renewed lines of experiments away."""
         for name in names:
             if self.renew and name in self.since:
-                self.renew(name, "")
+                self._show(self.renew, name, "")
 
 # %% ../nbs/07e_batch.ipynb #43bb972b
 def _outcome(name: str, future: Future) -> Outcome:
@@ -249,11 +264,13 @@ def run_batch(
     renew: Renew | None = None,  # None: how far experiments are is said as lines too
 ) -> list[Outcome]:  # in the order of the experiments
     """Run what is not done yet; one failing experiment stops no other. Raises `InputError` before anything runs."""
+    _STOPPED.clear()
     reports = Path(reports).resolve()
     plan = plan_batch(experiments, reports, overwrite)
     watch, found = Watch(reports, len(plan), say, renew), {}
     for e, reason in plan:
         if not reason:
+            tidy(e.name, reports)
             found[e.name] = Outcome(e.name, "skipped", str(reports / e.name))
             watch.end(found[e.name])
     futures = {executor.submit(run_one, e, str(reports), overwrite, threads): e.name for e, why in plan if why}

@@ -260,11 +260,9 @@ def _compare(experiments: list, outcomes: list, reports: Path, executor: Any, th
     from tcell_drugseq.batch import run_batch
     from tcell_drugseq.experiment_sets import comparisons
 
-    news = {o.name for o in outcomes if o.status == "done"}
     done = [e for e, o in zip(experiments, outcomes, strict=True) if o.status != "failed"]
     planned = comparisons(done, reports)
-    missing = [e for e in planned if news & set(e.params["experiments"]) or not (reports / e.name).exists()]
-    return run_batch(missing, reports, executor, True, threads, *voice) if missing else []
+    return run_batch(planned, reports, executor, True, threads, *voice) if planned else []
 
 # %% ../nbs/08_cli.ipynb #bae4c67a
 @app.command()
@@ -301,9 +299,14 @@ def batch(
     screen = Terminal(sys.stderr)
     voice = (screen.say, screen.renew) if sys.stderr.isatty() else (partial(typer.echo, err=True),)
     try:
-        with batch_lock(reports, patient), open_executor(scheduler, jobs, threads, options) as executor:
-            outcomes = run_batch(experiments, reports, executor, overwrite, threads, *voice)
-            outcomes += _compare(experiments, outcomes, reports, executor, threads, *voice)
+        with batch_lock(reports, patient):
+            if patient:
+                experiments = read_sets(params)  # data may have changed while another batch was at work
+            plan = plan_batch(experiments, reports, overwrite)
+            where = scheduler if any(reason for _, reason in plan) else ""  # no jobs are asked for where all is done
+            with open_executor(where, jobs, threads, options if where == scheduler else {}) as executor:
+                outcomes = run_batch(experiments, reports, executor, overwrite, threads, *voice)
+                outcomes += _compare(experiments, outcomes, reports, executor, threads, *voice)
             try:
                 write_index(reports)  # once more: two that end together may each have missed the other
             except OSError as e:

@@ -11,13 +11,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .config import InputError, RunConfig, ScreenConfig, leaves, with_leaves, write_json, write_yaml
-from .done import describe_experiment, write_record
+from .done import RECORD, describe_experiment, write_record
 from .exports import locked
 from .index import ASSETS, write_index, write_page, write_thumbnail
 from .progress import PLACE
@@ -26,8 +26,8 @@ from .report import ReportError, check_parameters, execute_notebook, read_notebo
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'default_notebook', 'check_name', 'check_experiment', 'held', 'settle', 'write_failure', 'run_report',
-           'complete']
+__all__ = ['log', 'default_notebook', 'check_name', 'check_experiment', 'held', 'settle', 'tidy', 'check_replaceable',
+           'write_failure', 'run_report', 'complete']
 
 # %% ../nbs/06c_experiment.ipynb #478123f6
 def default_notebook() -> Path:
@@ -114,11 +114,29 @@ def _clear(partial: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _may_write(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not overwrite:
-        raise InputError(f"{folder}: there is a report of this name already; choose another or overwrite it")
-    if folder.exists() and not (folder / "report.html").is_file():
+def tidy(
+    name: str,  # of an experiment that is done
+    reports: Path,
+) -> None:
+    """Take away what earlier attempts left beside a finished report, unless somebody is at work on it."""
+    left = [reports / f"{name}.failed", *(reports / f".{name}.{kind}" for kind in ("failure", "old"))]
+    if any(path.exists() for path in left):
+        with suppress(InputError), held(name, reports):
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def check_replaceable(
+    folder: Path,  # of a report that is to be written
+    overwrite: bool,
+    why: str = "",  # the report that is there is not the one asked for
+) -> None:
+    """Raise `InputError` where something is in the way that may not be replaced."""
+    if folder.exists() and not any((folder / file).exists() for file in ("report.html", RECORD)):
         raise InputError(f"{folder}: is not a report, so it is not overwritten")
+    if folder.exists() and not overwrite:
+        because = f" ({why})" if why else ""
+        raise InputError(f"{folder}: holds a report{because}; choose another name, or --overwrite replaces it")
 
 # %% ../nbs/06c_experiment.ipynb #00109902
 _TAIL = 200  # lines of the log
@@ -165,12 +183,24 @@ def _check_executed(ipynb: Path) -> None:
             raise ReportError(f"{ipynb.name}: a cell has not run through: {cell.source.splitlines()[0][:60]!r}")
 
 
+def _read_summary(file: Path) -> dict[str, Any]:
+    """What a summary or record says; a damaged one, which is about to be replaced, says nothing."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        log.warning("%s can't be read, so nothing is compared with it: %s", file, e)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _summarise(name: str, partial: Path, folder: Path, about: Mapping[str, Any]) -> None:
-    """Write `metrics.json`, and keep that of the report which this one replaces as `previous.json`."""
+    """Write `metrics.json`; that of a report which is replaced, with what it was made of, becomes `previous.json`."""
     from tcell_drugseq import __version__
 
     before, found = folder / "metrics.json", partial / "results" / "metrics.json"
-    last = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+    last = _read_summary(before) if before.is_file() else {}
+    if last and (record := _read_summary(folder / RECORD)):
+        last["made_of"] = {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
     summary = {"experiment": name, "date": _now(), "run": last.get("run", 1 if last else 0) + 1, "version": __version__}
     summary |= about
     summary |= json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
@@ -208,10 +238,10 @@ def run_report(
     check_name(name)
     checked = check_experiment(params or {}, notebook, where=name)
     made_of = describe_experiment(complete(checked, notebook), notebook)
-    _may_write(folder, overwrite)
+    check_replaceable(folder, overwrite)
     with held(name, reports) as partial:
         settle(name, reports)
-        _may_write(folder, overwrite)
+        check_replaceable(folder, overwrite)
         _clear(partial)
         try:
             _make(name, checked, notebook, partial)
@@ -227,7 +257,10 @@ def run_report(
         _move(partial, folder)
         for failure in (f"{name}.failed", f".{name}.failure"):
             shutil.rmtree(reports / failure, ignore_errors=True)
-    write_index(reports)
+    try:
+        write_index(reports)
+    except OSError as e:
+        log.warning("the list of experiments can't be written: %s", e)  # the report is there all the same
     log.info("report: %s", folder / "report.html")
     return folder
 

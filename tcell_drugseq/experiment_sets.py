@@ -79,12 +79,25 @@ def _expand(
     return out
 
 # %% ../nbs/07d_experiment_sets.ipynb #0e2be44c
+_COMPARED = "-comparison"  # the name of a set and this is that of its comparison
+
+
+def _to_compare(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
+    """By set, the names of experiments that can be compared, where there are two or more."""
+    runs = [e for e in experiments if e.notebook == str(default_notebook())]
+    sets = {e.set: [one.name for one in runs if one.set == e.set] for e in runs}
+    return {name: members for name, members in sets.items() if len(members) > 1}
+
+
 def read_sets(
     files: Sequence[str | Path],  # YAML: sets, or parameters of one experiment each
 ) -> list[Experiment]:  # in the order of the files
     """All experiments of some files; raises `InputError` that names file and experiment."""
     out: list[Experiment] = []
+    known: dict[tuple[str, str], str] = {}  # data that many experiments read are hashed once
     for file in map(Path, files):
+        if any(e.set.lower() == file.stem.lower() for e in out):
+            raise InputError(f"{file}: found a second set called {file.stem!r}; each names its comparison")
         shared, experiments, grid, notebook = _parts(read_yaml(file), str(file), file.stem)
         notebook = Path(notebook or default_notebook())
         for name, own in _expand(experiments, grid, str(file)):
@@ -95,10 +108,16 @@ def read_sets(
                 raise InputError(f"{where}: found a second experiment called {twin.name!r}; each names its report")
             checked = check_experiment({**shared, **own}, notebook, where)
             with naming(where):
-                made_of = describe_experiment(complete(checked, notebook), notebook)
+                made_of = describe_experiment(complete(checked, notebook), notebook, known)
             out.append(Experiment(name, checked, str(notebook), file.stem, own, made_of))
     if not out:
         raise InputError("batch: found no experiment, expected at least one")
+    for name, members in _to_compare(out).items():
+        with naming(name):
+            check_name(f"{name}{_COMPARED}")
+        if taken := next((e for e in out if e.name.lower() == f"{name}{_COMPARED}".lower()), None):
+            clash = f"the {len(members)} experiments of {name} are compared under this name; choose another"
+            raise InputError(f"{taken.set}: found an experiment called {taken.name!r}; {clash}")
     return out
 
 # %% ../nbs/07d_experiment_sets.ipynb #30d02e12
@@ -120,15 +139,12 @@ def comparisons(
     experiments: Sequence[Experiment],  # that are done
     reports: Path,  # where their reports are
 ) -> list[Experiment]:  # one per set of two or more
-    """The comparisons that a batch ends with."""
-    runs, notebook = str(default_notebook()), default_notebook().with_name("20_compare.ipynb")
-    out = []
-    for name in dict.fromkeys(e.set for e in experiments):
-        members = [e.name for e in experiments if e.set == name and e.notebook == runs]
-        if len(members) < 2:
-            continue
+    """The comparisons that a batch ends with, of experiments that have hits."""
+    notebook, out = default_notebook().with_name("20_compare.ipynb"), []
+    with_hits = [e for e in experiments if (reports / e.name / "results" / "hits.csv").is_file()]
+    for name, members in _to_compare(with_hits).items():
         own = {"experiments": members, "reports_dir": str(reports)}
-        checked = check_experiment(own, notebook, where=f"{name}-comparison")
+        checked = check_experiment(own, notebook, where=f"{name}{_COMPARED}")
         made_of = describe_experiment(complete(checked, notebook), notebook)
-        out.append(Experiment(f"{name}-comparison", checked, str(notebook), name, {}, made_of))
+        out.append(Experiment(f"{name}{_COMPARED}", checked, str(notebook), name, {}, made_of))
     return out

@@ -21,7 +21,7 @@ _NOTED: dict[str, Any] = {}
 
 
 def note_progress(
-    **facts: Any,  # stage, training, epoch, epochs, trainings: plain values; others stay as they were noted
+    **facts: Any,  # stage, training, epoch, epochs: plain values; others stay as they were noted
 ) -> None:
     """Say how far this process is, if somebody asked for it."""
     if place := os.environ.get(PLACE):
@@ -33,19 +33,20 @@ def note_progress(
 def read_progress(
     file: str | Path,
 ) -> dict[str, Any]:  # empty before the first note
-    """The last note of a run."""
+    """The last note of a run; one that can't be read is none, for it is nothing to stop for."""
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def describe_progress(
     found: dict[str, Any],  # of read_progress
 ) -> str:
     """A note in words."""
-    if "stage" not in found:
-        return "starting"
-    if found["stage"] != "training" or "epoch" not in found:
-        return found["stage"]
-    return f"training, {found['training']}, epoch {found['epoch']} of {found['epochs']}"
+    words = [str(found.get("stage", "starting"))]
+    if words == ["training"] and "epoch" in found:
+        words += [str(found["training"])] if "training" in found else []
+        words += [f"epoch {found['epoch']}" + (f" of {found['epochs']}" if "epochs" in found else "")]
+    return ", ".join(words)

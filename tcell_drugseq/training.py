@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from .config import InputError, ModelConfig, TrainConfig, leaves, renamed
+from .digests import package_digest
 from .encoders import training_flops
 from .expression import blocks
 from .members import Wells, ask_members, member_lists, member_sides, multitask_loss, tasks_of
@@ -122,8 +124,13 @@ def _save_progress(path: Path, key: str, fit: Fit, optimizer: Any) -> None:
 def _load_progress(path: Path | None, key: str) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["key"] != key:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found = saved["key"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as e:
+        log.warning("%s can't be read (%s), so the training begins anew", path.name, type(e).__name__)
+        return None
+    if found != key:
         log.info("%s belongs to another training and is not continued", path.name)
         return None
     log.info("continuing after epoch %d", len(saved["history"]["epoch"]))
@@ -171,6 +178,7 @@ def _warn_if_slow(n_genes: int, n_wells: int, model_cfg: ModelConfig, epochs: in
 def _fit_key(screen: AnnData, split: np.ndarray, model_cfg: ModelConfig, cfg: TrainConfig, n_processes: int) -> str:
     names, threads = (list(screen.obs_names), list(screen.var_names)), torch.get_num_threads()
     about = [leaves(model_cfg), leaves(cfg), list(split), names, torch.__version__, threads, n_processes]
+    about.append(package_digest())  # an epoch of other code is another training
     digest = hashlib.sha256(json.dumps(about, default=list).encode())
     for part in vars(Wells.of(screen)).values():
         for block in () if part is None else blocks(part, 1024):

@@ -299,6 +299,7 @@ def test_an_interrupt_ends_everything(night, undisturbed, tmp_path):
     said = "".join(batch.communicate(timeout=60))
     assert batch.returncode == 130 and "the same command goes on" in said, said
     assert not psutil.wait_procs(children, timeout=15)[1]
+    assert not list(reports.glob("*.failed"))  # who stops something need not be told that it was killed
     assert_finishes(night, reports, undisturbed)
 
 
