@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import InputError, read_yaml
-from .exports import named_again
+from .config import BiologyConfig, CompareConfig, InputError, ModelConfig, TrainConfig, leaves, read_yaml
+from .exports import calm_spreadsheets, named_again
+from .name_audit import Z_NAMES
 from .tables import data_row, decode, refuse, write_csv
 
 # %% auto #0
 __all__ = ['NO_RIVALS', 'MANY', 'Finished', 'target_columns', 'read_experiments', 'find_experiments', 'differing_settings',
-           'metrics_beside', 'rank_agreement', 'stable_hits', 'stability_note', 'changes_since', 'find_ensembles',
-           'Ensemble', 'ensemble', 'write_ensemble']
+           'metrics_beside', 'rank_agreement', 'agreement_in_words', 'stable_hits', 'stability_note', 'changes_since',
+           'find_ensembles', 'Ensemble', 'ensemble', 'write_ensemble']
 
 # %% ../nbs/07c_comparison.ipynb #c6f672a5
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Finished:
     wells: pd.DataFrame  # by well id: compound, split, measured and predicted values
     models: pd.DataFrame  # baselines.csv; empty where none were asked for
     previous: dict[str, Any] | None  # summary of the run that this one has replaced
+    made_of: dict[str, Any]  # parameters, inputs and code of the record; empty without one
 
 # %% ../nbs/07c_comparison.ipynb #3e5e58ea
 def _rows(folder: Path, file: str) -> pd.DataFrame:
@@ -90,7 +92,7 @@ def target_columns(
     found = {}
     for predicted in (c for c in names if c.startswith("pred_") and c not in (*known, "pred_logit")):
         target = predicted.removeprefix("pred_")
-        found[target] = (f"{target}_z" if f"{target}_z" in names else target, predicted)
+        found[target] = (f"{target}_z" if target in Z_NAMES and f"{target}_z" in names else target, predicted)
     rest = {"pred_activation": "activation", "pred_label_prob": "label"}
     return found | {rest[p]: (measured, p) for p, measured in known.items() if p in names}
 
@@ -107,33 +109,44 @@ def _read_json(folder: Path, file: str) -> dict[str, Any]:
     return found
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+_OF_TRAINING = {*leaves(ModelConfig()), *leaves(TrainConfig())}
+
+
+def _read_settings(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
     about = read_yaml(folder / "results" / "run.yaml")
     try:
         hashed, version = str(about["data"]["hash"]), str(about["versions"]["tcell_drugseq"])
-        kept = {k: v for k, v in about["settings"].items() if k not in ("data_dir", "num_threads")}
+        kept = dict(about["settings"])
+        if kept.get("skip_train"):
+            kept |= {k: v for k, v in about.get("trained", {}).items() if k in _OF_TRAINING}
+            kept["model"] = str(made_of.get("inputs", {}).get("model_path", "unknown"))
+        kept = {k: v for k, v in kept.items() if k not in ("data_dir", "num_threads")}
     except (KeyError, TypeError, AttributeError) as e:
         refuse(str(folder), "results/run.yaml", f"no {e}", "data, versions and settings of a run")
     files = {k: Path(kept[k]).name for k in ("model_path", "gene_sets") if k in kept}  # no path of a computer
-    return {"data hash": hashed, "version": version} | kept | files
+    code = {"code": made_of["code"]} if "code" in made_of else {}
+    return {"data hash": hashed, "version": version} | code | kept | files
 
 
 _READ = ("run.yaml", "hits.csv", "well_predictions_results.csv", "gene_importance_gradinput.csv", "baselines.csv")
 
 
-def _verify_files(folder: Path) -> None:
-    """Raise `InputError` where a file is not as the report's record says."""
-    from tcell_drugseq.done import RECORD, hash_file
+def _read_record(folder: Path) -> dict[str, Any]:
+    """What the record says the report was made of; raises `InputError` where a file is not as it says."""
+    from tcell_drugseq.digests import hash_file
+    from tcell_drugseq.done import RECORD
 
     if not (folder / RECORD).exists():
-        return
-    if not isinstance(written := _read_json(folder, RECORD).get("files"), dict):
+        return {}
+    record = _read_json(folder, RECORD)
+    if not isinstance(written := record.get("files"), dict):
         refuse(str(folder), RECORD, "no list of files", "the record of a report")
     for file in ("metrics.json", *(f"results/{name}" for name in _READ)):
         if file in written and not (folder / file).is_file():
             refuse(str(folder), file, "no file", f"one as {RECORD} says")
         if file in written and hash_file(folder / file) != written[file]:
             refuse(str(folder), file, "another file than the report wrote", f"one as {RECORD} says")
+    return {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
 
 
 def _verify(folder: Path, found: Finished) -> None:
@@ -150,6 +163,9 @@ def _verify(folder: Path, found: Finished) -> None:
     for file, (is_there, wanted) in pairs.items():
         if is_there != wanted:
             refuse(str(folder), file, str(is_there)[:200], f"{str(wanted)[:200]} as in metrics.json")
+    for file, names in (("hits.csv", found.hits["compound"]), ("gene_importance_gradinput.csv", found.genes["gene"])):
+        if twice := names[names.duplicated()].tolist():
+            refuse(str(folder), f"results/{file}", f"{twice[0]!r} twice", "each name once")
     if not found.wells.index.is_unique or (found.wells["split"] != "oof").any():
         what = "wells that are no out-of-fold predictions, or twice the same well"
         refuse(str(folder), "results/well_predictions_results.csv", what, "each well once, predicted out of fold")
@@ -159,8 +175,8 @@ _MODELS = ("value", "low", "high", "difference", "difference_low", "difference_h
 
 
 def _read_one(folder: Path) -> Finished:
-    summary, settings = _read_json(folder, "metrics.json"), _read_settings(folder)
-    _verify_files(folder)
+    summary, made_of = _read_json(folder, "metrics.json"), _read_record(folder)
+    settings = _read_settings(folder, made_of)
 
     def read(file: str, numbers: Sequence[str], texts: Sequence[str], needed: bool = True) -> pd.DataFrame:
         file, columns = f"results/{file}", [*texts, *numbers]
@@ -184,7 +200,7 @@ def _read_one(folder: Path) -> Finished:
     old = _read_json(folder, "previous.json") if (folder / "previous.json").exists() else None
     settings |= {"importance of": genes["target"].iloc[0] if len(genes) else "none"}
     hits["hit"] = hits["hit"] == 1
-    found = Finished(folder.name, summary, settings, hits, genes, wells, models, old)
+    found = Finished(folder.name, summary, settings, hits, genes, wells, models, old, made_of)
     _verify(folder, found)
     return found
 
@@ -208,11 +224,15 @@ def _natural(path: Path) -> list:
 
 def find_experiments(
     reports_dir: str | Path,  # folder with one folder per report
-) -> tuple[list[Path], list[str]]:  # folders of finished reports with hits; names of the others
+) -> tuple[list[Path], list[str]]:  # folders of finished reports with hits out of fold; names of the others
     """Look for reports that can be compared."""
+
+    def has_hits(folder: Path) -> bool:
+        return (folder / "results" / "hits.csv").is_file() and _read_json(folder, "metrics.json").get("split") == "oof"
+
     finished = [p.parent for p in Path(reports_dir).glob("[!.]*/metrics.json") if p.parent.suffix != ".failed"]
     finished.sort(key=_natural)
-    found = [p for p in finished if (p / "results" / "hits.csv").is_file()]
+    found = [p for p in finished if has_hits(p)]
     return found, [p.name for p in finished if p not in found]
 
 # %% ../nbs/07c_comparison.ipynb #aaf252da
@@ -260,7 +280,7 @@ def metrics_beside(
             rows.append(line)
     return pd.DataFrame(rows, columns=["experiment", "target", "metric", "value", "low", "high", *_BESIDE])
 
-# %% ../nbs/07c_comparison.ipynb #0c6bb1a2
+# %% ../nbs/07c_comparison.ipynb #cf899965
 def _ranked(e: Finished, kind: str) -> pd.Series:
     table, name, value = {
         "compounds": (e.hits, "compound", "distance"),
@@ -269,9 +289,21 @@ def _ranked(e: Finished, kind: str) -> pd.Series:
     return table.set_index(name)[value].dropna().astype(float).sort_index()
 
 
-def _apart(a: Finished, b: Finished) -> str:
-    settings = dict.fromkeys([*a.settings, *b.settings])
-    return ", ".join(k for k in settings if a.settings.get(k) != b.settings.get(k)) or "nothing"
+_NO_MATTER = {*leaves(CompareConfig()), *leaves(BiologyConfig()), "check_importance", "gi_batch_size"}
+_OF_GENES = {"gi_target", "importance of"}
+
+
+def _apart(a: Finished, b: Finished, kind: str) -> str:
+    """The settings that differ and may move what is compared."""
+    matter = [k for k in dict.fromkeys([*a.settings, *b.settings]) if k not in _NO_MATTER]
+    matter = [k for k in matter if kind == "genes" or k not in _OF_GENES]
+    return ", ".join(k for k in matter if a.settings.get(k) != b.settings.get(k)) or "nothing"
+
+
+def _top(values: pd.Series, k: int) -> pd.Index | None:
+    """The names of the `k` largest values; None where the place is a tie, for then names would decide."""
+    first = values.nlargest(k + 1)
+    return first.index[:k] if len(first) <= k or first.iloc[k - 1] > first.iloc[k] else None
 
 
 def rank_agreement(
@@ -279,7 +311,11 @@ def rank_agreement(
     kind: str = "compounds",  # or "genes"
     top: int = 20,  # how many of the first are held against each other
 ) -> pd.DataFrame:  # first, second, differ_in, n (what both have), tau, top, shared (of the top), chance (of shared)
-    """Kendall's tau and shared top of each pair of experiments; fewer than two in common have no tau."""
+    """Kendall's tau-b and shared top of each pair of experiments.
+
+    Fewer than two names in common, or equal values for all of them, have no tau. A top whose end is a tie, or that is
+    all there is, has nothing shared. `differ_in` leaves out settings that can't move what is compared.
+    """
     from scipy.stats import kendalltau
 
     values, rows = {name: _ranked(e, kind) for name, e in experiments.items()}, []
@@ -287,10 +323,46 @@ def rank_agreement(
         x, y = values[a].align(values[b], join="inner")
         n, k = len(x), min(top, len(x))
         tau = kendalltau(x, y).statistic if n > 1 else np.nan
-        shared = len(x.nlargest(k).index.intersection(y.nlargest(k).index))
-        apart = _apart(experiments[a], experiments[b])
-        rows.append((a, b, apart, n, float(tau), k, shared, k * k / n if n else np.nan))
+        tops = _top(x, k), _top(y, k)
+        compared = n > k and not any(one is None for one in tops)
+        shared, chance = (len(tops[0].intersection(tops[1])), k * k / n) if compared else (np.nan, np.nan)
+        apart = _apart(experiments[a], experiments[b], kind)
+        rows.append((a, b, apart, n, float(tau), k, shared, chance))
     return pd.DataFrame(rows, columns=["first", "second", "differ_in", "n", "tau", "top", "shared", "chance"])
+
+# %% ../nbs/07c_comparison.ipynb #228608b9
+_APART = {
+    "seed": "differ in the seed alone",
+    "settings": "share data and seed and differ in settings",
+    "both": "differ in seed and settings",
+    "data": "read different data",
+}
+
+
+def _kind_of_pair(differ_in: str) -> str:
+    names = set(differ_in.split(", "))
+    if "data hash" in names or names == {"nothing"}:
+        return "data" if "data hash" in names else "nothing"
+    return "seed" if names == {"seed"} else "both" if "seed" in names else "settings"
+
+
+def agreement_in_words(
+    pairs: pd.DataFrame,  # of `rank_agreement`
+    kind: str,  # compounds or genes
+) -> list[str]:  # one sentence for each way to differ; pairs that nothing sets apart say nothing
+    """Say how well orders agree, by what sets experiments apart."""
+    lines, pairs = [], pairs[pairs["tau"].notna()]
+    why = pairs["differ_in"].map(_kind_of_pair)
+    for key, said in _APART.items():
+        if len(some := pairs[why == key]):
+            tau = f"median tau {some['tau'].median():z.2f} (from {some['tau'].min():z.2f} to {some['tau'].max():z.2f})"
+            line = f"Order of {kind} in {len(some)} pairs of experiments that {said}: {tau}"
+            if len(shared := some[some["shared"].notna()]):
+                sizes = " to ".join(map(str, dict.fromkeys([shared["top"].min(), shared["top"].max()])))
+                line += f"; of the first {sizes} they share {shared['shared'].mean():.1f}"
+                line += f", by chance {shared['chance'].mean():.1f}"
+            lines.append(f"{line}.")
+    return lines
 
 # %% ../nbs/07c_comparison.ipynb #ccaad763
 def stable_hits(
@@ -333,8 +405,18 @@ _FACTS = {
 }
 
 
+def _unlike(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """The settings that two runs don't share, as they were and are, with a status."""
+    if old is None or new is None:
+        return "unknown", "unknown", "warn"
+    apart = [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
+    apart = [k for k in apart if k not in ("data_dir", "num_threads")]
+    before, after = (", ".join(f"{k} {_said(said.get(k, 'unknown'))}" for k in apart) for said in (old, new))
+    return (before, after, "warn") if apart else ("as now", "as before", "pass")
+
+
 def changes_since(
-    previous: Mapping[str, Any],  # summary of the run that was replaced, as in metrics.json
+    previous: Mapping[str, Any],  # summary of the run that was replaced, as in previous.json with `made_of`
     current: Mapping[str, Any],
 ) -> dict[str, Any]:  # facts: what, before, after, status; metrics: ..., difference; gained and lost: names of hits
     """Say what changed between two runs; a fact that one of them does not know is a warning, not a pass."""
@@ -343,6 +425,10 @@ def changes_since(
         old, new = (str(said.get(key, "unknown")) for said in (previous, current))
         if {old, new} != {"unknown"}:
             facts.append((what, old, new, "pass" if old == new else "warn"))
+    old, new = (said.get("made_of", {}) for said in (previous, current))
+    codes = (old.get("code", "unknown"), new.get("code", "unknown"))
+    facts.append(("code", *codes, "pass" if codes[0] == codes[1] != "unknown" else "warn"))
+    facts.append(("settings", *_unlike(old.get("parameters"), new.get("parameters"))))
     rows, (old, new) = [], (said.get("validation", {}).get("transformer", {}) for said in (previous, current))
     for target in dict.fromkeys([*old, *new]):
         was, now = old.get(target, {}), new.get(target, {})
@@ -364,12 +450,13 @@ MANY = 20  # seeds from which on an interval leaves out the outermost
 def find_ensembles(
     experiments: Mapping[str, Finished],
 ) -> list[list[str]]:  # names, at least two each; the largest first
-    """Group experiments that differ in nothing but the seed; of a seed that is there twice the first is taken."""
+    """Group experiments that only the seed sets apart; of a seed that is there twice the first is taken."""
     groups: dict[str, dict[str, str]] = {}
     for name, e in experiments.items():
         if e.settings.get("skip_train"):
             continue  # a loaded model: the seed has made nothing
-        same = {k: v for k, v in e.settings.items() if k != "seed"} | {"wells": sorted(e.wells.index)}
+        same = {k: v for k, v in e.settings.items() if k not in {"seed", *_NO_MATTER, *_OF_GENES}}
+        same["wells"] = sorted(e.wells.index)
         groups.setdefault(json.dumps(same, sort_keys=True, default=str), {}).setdefault(_said(e.settings["seed"]), name)
     found = [list(members.values()) for members in groups.values() if len(members) > 1]
     return sorted(found, key=len, reverse=True)
@@ -406,9 +493,11 @@ def _mean_ranks(members: Sequence[Finished]) -> pd.DataFrame:
     table["high"] = ranks.quantile(0.95).where(many, table["highest"])
     table["interval"] = np.where(many, "5 to 95 %", "smallest to largest")
     table["called"] = rows.groupby("compound")["hit"].sum()
-    table = table.reset_index().sort_values(["mean_rank", "compound"], ignore_index=True)
-    table.insert(0, "rank", np.arange(1, len(table) + 1))
-    return table
+    table["partly"] = table["seeds"] < len(members)  # a mean over other seeds is no match for those of all
+    table = table.reset_index().sort_values(["partly", "mean_rank", "compound"], ignore_index=True)
+    order = table["mean_rank"] + table["partly"] * (table["mean_rank"].max() + 1)
+    table.insert(0, "rank", order.rank(method="min").astype(int))
+    return table.drop(columns="partly")
 
 # %% ../nbs/07c_comparison.ipynb #455d4293
 def _score(measured: pd.Series, predicted: pd.Series, metric: str) -> float:
@@ -455,5 +544,5 @@ def write_ensemble(
         table = pd.concat(rows, ignore_index=True)
         keys = ["ensemble", *(["members"] if part == "scores" else [])]
         rest = [c for c in table if c not in ("ensemble", "members")]
-        write_csv(table[keys + rest], Path(folder) / f"ensemble_{file}.csv")
+        write_csv(calm_spreadsheets(table[keys + rest]), Path(folder) / f"ensemble_{file}.csv")
     return [f"ensemble_{file}.csv" for file in tables]

@@ -139,7 +139,7 @@ def plot_ensemble_ranks(
     kinds = {"called with every seed": _UP, "called with some": _VAL, "not called": _GREY}
     for i, (ax, table, e) in enumerate(zip(axes, shown, ensembles, strict=True)):
         place, called = np.arange(len(table)), table["called"].to_numpy()
-        kind = np.select([called == table["seeds"], called > 0], list(kinds)[:2], list(kinds)[2])
+        kind = np.select([called == len(e.members), called > 0], list(kinds)[:2], list(kinds)[2])
         colours = [kinds[k] for k in kind]
         ax.hlines(place, table["low"], table["high"], color=colours, lw=2.2, alpha=0.7)
         ax.scatter(table["mean_rank"], place, s=22, color=colours, zorder=3)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .config import InputError, write_json
+from .name_audit import Z_NAMES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,13 +49,12 @@ def well_predictions(
     table = {"well_id": results.obs_names.astype(str), "metabolite": obs["compound"].astype(str)}
     if "label" in obs:
         table["label_cls"] = obs["label"]
-    historical = ("Tscore", "CytoTRACE", "Pseudotime")
     if "scores" in results.obsm:
         scores = results.obsm["scores"]
-        for name in sorted(scores.columns, key=lambda s: historical.index(s) if s in historical else len(historical)):
-            table[f"{name}_z" if name in historical else name] = scores[name]
+        for name in sorted(scores.columns, key=lambda s: Z_NAMES.index(s) if s in Z_NAMES else len(Z_NAMES)):
+            table[f"{name}_z" if name in Z_NAMES else name] = scores[name]
     predicted = [c for c in obs if c.startswith("pred_")]
-    known = [f"pred_{s}" for s in historical]
+    known = [f"pred_{s}" for s in Z_NAMES]
     late = ["pred_logit", "pred_label_prob", "pred_activation"]
     order = [*known, *(c for c in predicted if c not in known + late), *late, "split", "fold"]
     table |= {c: obs[c] for c in order if c in obs}
@@ -146,8 +146,10 @@ def calm_spreadsheets(
     texts = table.select_dtypes(exclude=("number", "bool")).columns
 
     def calm(value: object) -> object:
-        runs = isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value)
-        return f"'{value}" if runs else value
+        runs = isinstance(value, str) and value.lstrip("'").startswith(_FORMULA) and not _is_number(value)
+        return (
+            f"'{value}" if runs else value
+        )  # also where apostrophes are there already, or they could not be told apart
 
     return table.assign(**{column: table[column].astype(object).map(calm) for column in texts})
 
@@ -156,7 +158,7 @@ def named_again(
     text: str,  # a cell of an exported table
 ) -> str:
     """The name without the apostrophe that `calm_spreadsheets` put before it."""
-    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(_FORMULA) else text
 
 # %% ../nbs/06a_exports.ipynb #47c2191e
 def write_exports(

@@ -118,7 +118,7 @@ def _finished(folder: Path) -> dict[str, Any]:
         "top_compounds": [str(name) for name in found.get("top_compounds", [])[:3]],
         "auroc": pair("label", "AUROC") if "label" in ours else None,
         "r2": {target: pair(target, "R2") for target, values in ours.items() if "R2" in values},
-        "new": found.get("split") == "new",
+        "judged": found["split"] if found.get("split") in ("val", "new") else "",  # on which wells, if not out of fold
         "data": str(found.get("data", "")),
         "simulated": bool(found.get("simulated")),
         **{name: _number(found.get(name)) for name in ("wells", "genes", "compounds")},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MARKERS', 'MIN_MARKERS', 'SWAP_FAIL', 'SWAP_WARN', 'WITNESS', 'AGAINST', 'Z_OFF', 'NAME_AUDITS',
+__all__ = ['log', 'MARKERS', 'MIN_MARKERS', 'SWAP_FAIL', 'SWAP_WARN', 'WITNESS', 'AGAINST', 'Z_OFF', 'Z_NAMES', 'NAME_AUDITS',
            'marker_evidence', 'audit_score_names', 'audit_signs', 'audit_units']
 
 # %% ../nbs/01bf_name_audit.ipynb #7844daeb
@@ -115,7 +115,7 @@ def audit_signs(
 
 # %% ../nbs/01bf_name_audit.ipynb #c2c9f9c6
 Z_OFF = 0.1  # of mean or SD
-_Z_NAMES = ("Tscore", "CytoTRACE", "Pseudotime")
+Z_NAMES = ("Tscore", "CytoTRACE", "Pseudotime")  # scores that the historical files have standardised, as NAME_z
 
 
 def audit_units(
@@ -128,7 +128,7 @@ def audit_units(
     constant = [c for c in every if every[c].nunique() < 2]
     said = f"{', '.join(constant)}: one value in all wells, nothing to predict" if constant else "every target varies"
     found.append(Finding(name, "constant targets", float(len(constant)), 1.0, "fail" if constant else "pass", said))
-    named = [c for c in table if (c in _Z_NAMES or c.endswith("_z")) and c not in constant]
+    named = [c for c in table if (c in Z_NAMES or c.endswith("_z")) and c not in constant]
     if named:
         off = pd.Series({c: max(abs(table[c].mean()), abs(table[c].std(ddof=0) - 1)) for c in named})
         worst = off.idxmax()
