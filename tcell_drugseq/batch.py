@@ -72,6 +72,9 @@ _WORK = "from tcell_drugseq.batch import work; work()"
 def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
     """What a process answers that runs the task; how it died if it doesn't."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    env.pop(
+        "MALLOC_TRIM_THRESHOLD_", None
+    )  # dask's for its workers: memory given back at each step, to be asked for anew
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
         child = subprocess.Popen([sys.executable, "-c", _WORK], text=True, env=env, start_new_session=True, **pipes)

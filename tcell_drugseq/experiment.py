@@ -187,8 +187,8 @@ def _read_summary(file: Path) -> dict[str, Any]:
     """What a summary or record says; a damaged one, which is about to be replaced, says nothing."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        log.warning("%s can't be read, so nothing is compared with it: %s", file, e)
+    except (OSError, ValueError):
+        log.warning("%s of %s can't be read, so nothing is compared with it", file.name, file.parent.name)
         return {}
     return found if isinstance(found, dict) else {}
 
