@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tcell_drugseq.comparison import Ensemble, Finished
+    from tcell_drugseq.comparison import Ensemble
+    from tcell_drugseq.finished import Finished
 
 # %% auto #0
 __all__ = ['plot_agreement', 'plot_metrics_beside', 'plot_stable_hits', 'plot_ensemble_ranks']

@@ -19,10 +19,8 @@ from tcell_drugseq.comparison import (
     differing_settings,
     ensemble,
     find_ensembles,
-    find_experiments,
     metrics_beside,
     rank_agreement,
-    read_experiments,
     stable_hits,
     write_ensemble,
 )
@@ -30,6 +28,7 @@ from tcell_drugseq.config import InputError, RunConfig, SimConfig, with_leaves, 
 from tcell_drugseq.data import write_bundle
 from tcell_drugseq.done import write_record
 from tcell_drugseq.experiment import run_report
+from tcell_drugseq.finished import find_experiments, read_experiments
 from tcell_drugseq.pipeline import run
 from tcell_drugseq.report import read_notebook_parameters
 from tcell_drugseq.simulate import simulate_screen
