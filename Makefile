@@ -9,9 +9,10 @@ export GOMP_SPINCOUNT ?= 3000
 report: setup data/simulated
 	$(BIN)/tcell-drugseq report reports/default.yaml --overwrite
 
+test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/nbdev-test --flags slow --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Every benchmark as HTML and JSON in reports/bench, with few simulated screens. `make bench FEW=` takes as many as the
 # committed notebooks show, which is hours; `make bench BENCH=23_speed` runs one of them.

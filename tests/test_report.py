@@ -98,7 +98,7 @@ def test_names_that_are_no_folder_names_are_refused(tmp_path, small_notebook, na
 def test_a_report_is_not_overwritten_unasked(tmp_path, small_notebook):
     reports, notebook = tmp_path / "reports", small_notebook()
     run_report("one", {"epochs": 1}, reports, notebook)
-    with pytest.raises(InputError, match="already"):
+    with pytest.raises(InputError, match="holds a report; choose another name"):
         run_report("one", {"epochs": 2}, reports, notebook)
     assert "epochs: 1" in (reports / "one" / "params.yaml").read_text()
     run_report("one", {"epochs": 2}, reports, notebook, overwrite=True)
