@@ -21,6 +21,9 @@ status() {
 
 stop() {
   timeout 5 scancel --user="$(id -un)" 2>/dev/null
+  for _ in $(seq 50); do # what a job leaves running is killed by the daemons, so they outlive it
+    [ -n "$(timeout 5 squeue --noheader --states=all --format=%t 2>/dev/null | grep -E 'R|CG|PD')" ] || break; sleep 0.2
+  done
   for name in slurmd slurmctld munged; do
     pid=$(own $name) || continue
     kill "$pid"
