@@ -72,9 +72,7 @@ _WORK = "from tcell_drugseq.batch import work; work()"
 def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
     """What a process answers that runs the task; how it died if it doesn't."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    env.pop(
-        "MALLOC_TRIM_THRESHOLD_", None
-    )  # dask's for its workers: memory given back at each step, to be asked for anew
+    env.pop("MALLOC_TRIM_THRESHOLD_", None)  # of dask's workers: memory is given back at each step and asked for anew
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
         child = subprocess.Popen([sys.executable, "-c", _WORK], text=True, env=env, start_new_session=True, **pipes)
@@ -184,12 +182,12 @@ class Terminal:
         tqdm.write(line, file=self.stream)
 
     def renew(self, name: str, line: str) -> None:
-        if not line:
-            self.bars.pop(name).close()
-        elif name in self.bars:
-            self.bars[name].set_description_str(line)
-        else:
+        if line and name not in self.bars:
             self.bars[name] = tqdm(desc=line, bar_format="{desc}", leave=False, dynamic_ncols=True, file=self.stream)
+        elif line:
+            self.bars[name].set_description_str(line)
+        elif name in self.bars:
+            self.bars.pop(name).close()
 
 # %% ../nbs/07e_batch.ipynb #62fa8ccd
 _EVERY = 15.0  # seconds between two lines of an experiment that says nothing new
@@ -243,7 +241,7 @@ class Watch:
     def stop(self, names: Sequence[str]) -> None:
         """Take the renewed lines of experiments away."""
         for name in names:
-            if self.renew and name in self.since:
+            if self.renew:
                 self._show(self.renew, name, "")
 
 # %% ../nbs/07e_batch.ipynb #43bb972b
@@ -258,18 +256,17 @@ def _outcome(name: str, future: Future) -> Outcome:
 
 
 def run_batch(
-    experiments: Sequence[Experiment],
+    plan: Sequence[tuple[Experiment, str]],  # of `plan_batch`
     reports: str | Path,  # folder of all reports
     executor: Executor,
     overwrite: bool = False,
     threads: int = 1,  # of each experiment
     say: Callable[[str], None] = log.info,  # takes a line
     renew: Renew | None = None,  # None: how far experiments are is said as lines too
-) -> list[Outcome]:  # in the order of the experiments
-    """Run what is not done yet; one failing experiment stops no other. Raises `InputError` before anything runs."""
+) -> list[Outcome]:  # in the order of the plan
+    """Run what is not done yet; one failing experiment stops no other."""
     _STOPPED.clear()
     reports = Path(reports).resolve()
-    plan = plan_batch(experiments, reports, overwrite)
     watch, found = Watch(reports, len(plan), say, renew), {}
     for e, reason in plan:
         if not reason:
@@ -292,4 +289,4 @@ def run_batch(
         raise
     finally:
         watch.stop([futures[future] for future in waiting])
-    return [found[e.name] for e in experiments]
+    return [found[e.name] for e, _ in plan]

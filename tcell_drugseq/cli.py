@@ -255,14 +255,13 @@ def report(
         raise typer.Exit(1) from e
 
 # %% ../nbs/08_cli.ipynb #8b679a43
-def _compare(experiments: list, outcomes: list, reports: Path, executor: Any, threads: int, *voice: Any) -> list:
-    """Hold the finished experiments of each set against each other, in a report of its own."""
-    from tcell_drugseq.batch import run_batch
+def _plan_comparisons(experiments: list, outcomes: list, reports: Path) -> list:
+    """What holds the finished experiments of each set against each other, in a report of its own."""
+    from tcell_drugseq.batch import plan_batch
     from tcell_drugseq.experiment_sets import comparisons
 
     done = [e for e, o in zip(experiments, outcomes, strict=True) if o.status != "failed"]
-    planned = comparisons(done, reports)
-    return run_batch(planned, reports, executor, True, threads, *voice) if planned else []
+    return plan_batch(comparisons(done, reports), reports, overwrite=True)
 
 # %% ../nbs/08_cli.ipynb #bae4c67a
 @app.command()
@@ -296,8 +295,9 @@ def batch(
     jobs = jobs or min(cores, len(experiments))
     threads = threads or (1 if scheduler else default_threads(jobs, cores))
     options = read_yaml(scheduler_options) if scheduler_options else {}
-    screen = Terminal(sys.stderr)
-    voice = (screen.say, screen.renew) if sys.stderr.isatty() else (partial(typer.echo, err=True),)
+    screen, voice = Terminal(sys.stderr), {"say": partial(typer.echo, err=True)}
+    if sys.stderr.isatty():
+        voice = {"say": screen.say, "renew": screen.renew}
     try:
         with batch_lock(reports, patient):
             if patient:
@@ -305,8 +305,9 @@ def batch(
             plan = plan_batch(experiments, reports, overwrite)
             where = scheduler if any(reason for _, reason in plan) else ""  # no jobs are asked for where all is done
             with open_executor(where, jobs, threads, options if where == scheduler else {}) as executor:
-                outcomes = run_batch(experiments, reports, executor, overwrite, threads, *voice)
-                outcomes += _compare(experiments, outcomes, reports, executor, threads, *voice)
+                run_all = partial(run_batch, reports=reports, executor=executor, threads=threads, **voice)
+                outcomes = run_all(plan, overwrite=overwrite)
+                outcomes += run_all(_plan_comparisons(experiments, outcomes, reports), overwrite=True)
             try:
                 write_index(reports)  # once more: two that end together may each have missed the other
             except OSError as e:

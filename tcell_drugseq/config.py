@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'InputError', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig', 'ImportanceConfig',
            'CorrectionConfig', 'CompareConfig', 'HitConfig', 'BiologyConfig', 'RunConfig', 'ScreenConfig', 'SimConfig',
-           'leaves', 'coerce', 'naming', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml', 'write_json']
+           'leaves', 'coerce', 'naming', 'with_leaves', 'read_yaml', 'renamed', 'yaml_text', 'write_yaml', 'write_json',
+           'any_json']
 
 # %% ../nbs/00_config.ipynb #52b65536
 import difflib
@@ -506,6 +507,17 @@ def write_json(
     """Write a mapping as JSON, as people would read it."""
     with renamed(path) as tmp:
         tmp.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def any_json(
+    path: str | Path,
+) -> dict[str, Any]:  # empty where there is no mapping that can be read
+    """Read a mapping that nothing may stop for."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 # %% ../nbs/00_config.ipynb #27d341d3
 PRESETS: dict[str, dict[str, Any]] = {

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .config import InputError, write_json
 from .digests import hash_file, hash_files, package_digest, short_digest
+from .gene_sets import signature_place
 
 # %% auto #0
 __all__ = ['INPUTS', 'RECORD', 'hash_inputs', 'code_version', 'describe_experiment', 'write_record', 'why_not_done']
@@ -50,8 +50,7 @@ def hash_inputs(
     """Digests of what an experiment reads; raises `InputError` for a file or folder that is not there."""
     found, known = {}, {} if known is None else known
     asked = {name: str(params.get(name) or "").strip() for name in INPUTS}
-    if own := re.fullmatch(r"(.+\.gmt):.+", str(params.get("signature", "")).strip(), re.IGNORECASE):
-        asked["signature"] = own[1]
+    asked["signature"] = signature_place(str(params.get("signature", "")))[0]
     for name, given in asked.items():
         if given and (name, given) not in known:
             known[name, given] = short_digest(_read_by(name, given))

@@ -16,7 +16,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .config import InputError, RunConfig, ScreenConfig, leaves, with_leaves, write_json, write_yaml
+from tcell_drugseq.config import (
+    InputError,
+    RunConfig,
+    ScreenConfig,
+    any_json,
+    leaves,
+    with_leaves,
+    write_json,
+    write_yaml,
+)
 from .done import RECORD, describe_experiment, write_record
 from .exports import locked
 from .index import ASSETS, write_index, write_page, write_thumbnail
@@ -114,16 +123,23 @@ def _clear(partial: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def _leftovers(name: str, reports: Path) -> list[Path]:
+    return [reports / f"{name}.failed", *(reports / f".{name}.{kind}" for kind in ("failure", "old"))]
+
+
+def _sweep(name: str, reports: Path) -> None:
+    for path in _leftovers(name, reports):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def tidy(
     name: str,  # of an experiment that is done
     reports: Path,
 ) -> None:
     """Take away what earlier attempts left beside a finished report, unless somebody is at work on it."""
-    left = [reports / f"{name}.failed", *(reports / f".{name}.{kind}" for kind in ("failure", "old"))]
-    if any(path.exists() for path in left):
+    if any(path.exists() for path in _leftovers(name, reports)):
         with suppress(InputError), held(name, reports):
-            for path in left:
-                shutil.rmtree(path, ignore_errors=True)
+            _sweep(name, reports)
 
 
 def check_replaceable(
@@ -183,23 +199,15 @@ def _check_executed(ipynb: Path) -> None:
             raise ReportError(f"{ipynb.name}: a cell has not run through: {cell.source.splitlines()[0][:60]!r}")
 
 
-def _read_summary(file: Path) -> dict[str, Any]:
-    """What a summary or record says; a damaged one, which is about to be replaced, says nothing."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        log.warning("%s of %s can't be read, so nothing is compared with it", file.name, file.parent.name)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _summarise(name: str, partial: Path, folder: Path, about: Mapping[str, Any]) -> None:
     """Write `metrics.json`; that of a report which is replaced, with what it was made of, becomes `previous.json`."""
     from tcell_drugseq import __version__
 
     before, found = folder / "metrics.json", partial / "results" / "metrics.json"
-    last = _read_summary(before) if before.is_file() else {}
-    if last and (record := _read_summary(folder / RECORD)):
+    last = any_json(before)
+    if before.is_file() and not last:
+        log.warning("%s of %s can't be read, so nothing is compared with it", before.name, folder.name)
+    if last and (record := any_json(folder / RECORD)):
         last["made_of"] = {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
     summary = {"experiment": name, "date": _now(), "run": last.get("run", 1 if last else 0) + 1, "version": __version__}
     summary |= about
@@ -255,8 +263,7 @@ def run_report(
             write_failure(name, reports, str(e) if isinstance(e, ReportError) else f"{type(e).__name__}: {e}")
             raise
         _move(partial, folder)
-        for failure in (f"{name}.failed", f".{name}.failure"):
-            shutil.rmtree(reports / failure, ignore_errors=True)
+        _sweep(name, reports)
     try:
         write_index(reports)
     except OSError as e:

@@ -84,8 +84,10 @@ _COMPARED = "-comparison"  # the name of a set and this is that of its compariso
 
 def _to_compare(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
     """By set, the names of experiments that can be compared, where there are two or more."""
-    runs = [e for e in experiments if e.notebook == str(default_notebook())]
-    sets = {e.set: [one.name for one in runs if one.set == e.set] for e in runs}
+    runs, sets = str(default_notebook()), {}
+    for e in experiments:
+        if e.notebook == runs:
+            sets.setdefault(e.set, []).append(e.name)
     return {name: members for name, members in sets.items() if len(members) > 1}
 
 

@@ -146,10 +146,9 @@ def calm_spreadsheets(
     texts = table.select_dtypes(exclude=("number", "bool")).columns
 
     def calm(value: object) -> object:
+        # also where apostrophes are there already, or they could not be told apart
         runs = isinstance(value, str) and value.lstrip("'").startswith(_FORMULA) and not _is_number(value)
-        return (
-            f"'{value}" if runs else value
-        )  # also where apostrophes are there already, or they could not be told apart
+        return f"'{value}" if runs else value
 
     return table.assign(**{column: table[column].astype(object).map(calm) for column in texts})
 

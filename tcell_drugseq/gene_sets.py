@@ -15,7 +15,7 @@ from .config import InputError
 from .tables import Problems, few
 
 # %% auto #0
-__all__ = ['GeneSet', 'read_gmt', 'gene_sets', 'signature', 'measured']
+__all__ = ['GeneSet', 'read_gmt', 'gene_sets', 'signature_place', 'signature', 'measured']
 
 # %% ../nbs/01ae_gene_sets.ipynb #0aaa3a5d
 class GeneSet(NamedTuple):
@@ -64,14 +64,22 @@ def gene_sets() -> dict[str, GeneSet]:  # by name
         return read_gmt(path)
 
 # %% ../nbs/01ae_gene_sets.ipynb #f1c40070
+def signature_place(
+    name: str,  # a shipped set, or FILE.gmt:NAME
+) -> tuple[str, str]:  # the file, empty for the package's own sets; the name in it
+    """Where a gene set is looked for."""
+    own = re.fullmatch(r"(.+\.gmt):(.+)", name.strip(), re.IGNORECASE)
+    return (own[1], own[2]) if own else ("", name.strip())
+
+
 def signature(
     name: str,  # a shipped set, or FILE.gmt:NAME
 ) -> GeneSet:
     """Find a gene set; raises `InputError` for a name that the package or the file lacks."""
-    file = re.fullmatch(r"(.+\.gmt):(.+)", name.strip(), re.IGNORECASE)
-    sets, wanted = (read_gmt(file[1]), file[2]) if file else (gene_sets(), name.strip())
+    file, wanted = signature_place(name)
+    sets = read_gmt(file) if file else gene_sets()
     if wanted not in sets:
-        where = Path(file[1]).name if file else "the gene sets of the package"
+        where = Path(file).name if file else "the gene sets of the package"
         raise InputError(f"signature: no {wanted!r} in {where}; found {few(list(sets))}; or give FILE.gmt:NAME")
     return sets[wanted]
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .config import renamed
+from .config import any_json, renamed
 
 # %% auto #0
 __all__ = ['PLACE', 'note_progress', 'read_progress', 'describe_progress']
@@ -34,11 +34,7 @@ def read_progress(
     file: str | Path,
 ) -> dict[str, Any]:  # empty before the first note
     """The last note of a run; one that can't be read is none, for it is nothing to stop for."""
-    try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return any_json(file)
 
 
 def describe_progress(

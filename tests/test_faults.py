@@ -358,7 +358,7 @@ def test_part_of_a_cluster_is_killed(night, undisturbed, tmp_path, lost):
         if lost == "worker":
             assert batch.returncode == 0 and results(reports) == undisturbed, said
         else:
-            assert batch.returncode == 1 and "lost by the executor" in said, said
+            assert batch.returncode == 1 and "lost by the executor" in said and "2 failed" in said, said
             time.sleep(3)  # workers are gone now, and with them the experiments
         assert_sound(night, reports)
         assert_finishes(night, reports, undisturbed)
