@@ -33,7 +33,7 @@ def _help_of(config_class: type) -> dict[str, str]:
 def with_flags(
     config_class: type,  # RunConfig, ScreenConfig or SimConfig
 ) -> Callable:  # decorator for a typer command that takes **flags
-    """Give a command one option per leaf of a config; those that the user set arrive as keyword arguments."""
+    """Give a command one option per leaf of a config; those that the user sets are passed as keyword arguments."""
 
     def decorate(command: Callable) -> Callable:
         texts = _help_of(config_class)
@@ -46,7 +46,7 @@ def with_flags(
             kind = list[str] if isinstance(default, tuple) else type(default)
             form = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
             shown = (
-                ("off", "on")[default]
+                ("on" if default else "off")
                 if kind is bool
                 else str(default or "" if isinstance(default, (str, tuple)) else default)
             )
@@ -70,7 +70,7 @@ def settings(
     flags: dict[str, Any],  # leaves given on the command line
     config: Path | None = None,  # a YAML file of leaves
     preset: str = "default",
-) -> dict[str, Any]:  # leaves that are not left at their default
+) -> dict[str, Any]:  # leaves that are set explicitly
     """Merge preset, file and flags; raises `InputError` for unknown names and wrong types."""
     if preset not in PRESETS:
         raise InputError(f"--preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
@@ -98,12 +98,12 @@ Preset = Annotated[str, typer.Option("--preset", help=f"start from one of: {', '
 _SIDES = {
     "oof": "wells out of fold",
     "val": "held-out wells",
-    "new": "wells with other values than those of the training",
+    "new": "wells whose values differ from those of all training wells",
 }
 
 
 def _tables(results: Any) -> list[str]:
-    """Figures of merit, and the compounds that lie farthest out."""
+    """Lines with the metrics and the compounds farthest from the control."""
     table, lines = results.uns["metrics"], []
     side = next((s for s in _SIDES if s in set(table["split"])), "new")
     kept = table[(table["split"] == side) & table["metric"].isin(["R2", "AUROC"])]
@@ -116,7 +116,7 @@ def _tables(results: Any) -> list[str]:
         columns = [c for c in ("rank", "compound", "wells", "distance", "q", "hit", "direction") if c in ranked]
         columns += ["dist_relative"] * ("distance" not in ranked)
         top = ranked.loc[~control, columns].head(5)
-        lines += ["", "farthest from the control wells (which lie at 1)", top.round(3).to_string(index=False)]
+        lines += ["", "farthest from the control wells (typical distance 1)", top.round(3).to_string(index=False)]
     return lines
 
 
@@ -139,7 +139,7 @@ def run(config: ConfigFile = None, preset: Preset = "default", **flags: Any) -> 
     try:
         typer.echo(_summary(run_pipeline(cfg), cfg.out_dir))
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last epoch", err=True)
+        typer.echo("interrupted; the same command resumes from the last epoch", err=True)
         raise typer.Exit(130) from None
 
 # %% ../nbs/08_cli.ipynb #c1aa621e
@@ -200,20 +200,20 @@ def validate(
     config: ConfigFile = None,
     **flags: Any,
 ) -> None:
-    """Say all that is wrong with a screen, and with what is asked of it, at once; exit code 2 if anything is."""
+    """Report all problems of a screen and of the settings at once; exit code 2 if there are any."""
     named = {"data_dir": data} if data else {}
     cfg = with_leaves(RunConfig(), settings(flags | named, config), where="command line")
     from tcell_drugseq.data import find_problems, read_screen
 
     problems = find_problems(cfg.data)
     if len(problems):
-        aligned = {c: f"{{:<{problems[c].str.len().max()}}}".format for c in problems}
+        aligned = {str(c): f"{{:<{problems[c].str.len().max()}}}".format for c in problems}
         typer.echo(problems.to_string(index=False, justify="left", formatters=aligned))
         raise typer.Exit(InputError.exit_code)
     from tcell_drugseq.pipeline import check_request
 
     check_request(read_screen(cfg.data), cfg)
-    typer.echo(f"{cfg.data.data_dir}: nothing wrong found")
+    typer.echo(f"{cfg.data.data_dir}: no problems found")
 
 # %% ../nbs/08_cli.ipynb #2752ea5a
 AUDIT_FAILED = 3
@@ -222,7 +222,7 @@ AUDIT_FAILED = 3
 @app.command()
 @with_flags(RunConfig)
 def audit(config: ConfigFile = None, **flags: Any) -> None:
-    """Ask of a screen's layout, targets and design what no model can mend; exit code 3 if something fails."""
+    """Check layout, targets and design of a screen for faults that no model can repair; exit code 3 if one fails."""
     cfg = with_leaves(RunConfig(), settings(flags, config), where="command line")
     from tcell_drugseq.audit import explain_audit, run_audit, worst
 
@@ -241,7 +241,9 @@ def report(
     params: Annotated[Path, typer.Argument(help="YAML parameter file; its name is the experiment's")],
     reports_dir: ReportsDir = Path("reports"),
     overwrite: Overwrite = False,
-    notebook: Annotated[Path | None, typer.Option(help="which one; empty: nbs/analysis/10_experiment.ipynb")] = None,
+    notebook: Annotated[
+        Path | None, typer.Option(help="report notebook; empty: nbs/analysis/10_experiment.ipynb")
+    ] = None,
 ) -> None:
     """Run one experiment through the report notebook."""
     from tcell_drugseq.experiment import run_report
@@ -256,7 +258,7 @@ def report(
 
 # %% ../nbs/08_cli.ipynb #8b679a43
 def _plan_comparisons(experiments: list, outcomes: list, reports: Path) -> list:
-    """What holds the finished experiments of each set against each other, in a report of its own."""
+    """Plan a comparison report for the finished experiments of each set."""
     from tcell_drugseq.batch import plan_batch
     from tcell_drugseq.experiment_sets import comparisons
 
@@ -269,9 +271,7 @@ def batch(
     params: Annotated[list[Path], typer.Argument(help="YAML files: sets of experiments, or parameters of one each")],
     reports_dir: ReportsDir = Path("reports"),
     overwrite: Overwrite = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", help="experiments at once; 0: as many as there are and cores allow")
-    ] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", help="experiments at once; 0: one per core, at most all of them")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry_run", help="show the experiments and run none")] = False,
     patient: Annotated[bool, typer.Option("--wait", help="wait for another batch on the same reports")] = False,
     threads: Annotated[int, typer.Option("--threads", help="of each experiment; 0: cores here / jobs")] = 0,
@@ -280,7 +280,7 @@ def batch(
         Path | None, typer.Option("--scheduler_options", help="YAML file: queue, memory, ... of slurm jobs")
     ] = None,
 ) -> None:
-    """Run sets of experiments, each in a process of its own, and compare them; exit code 1 if one fails."""
+    """Run sets of experiments, each in its own process, and compare them; exit code 1 if one fails."""
     from tcell_drugseq.batch import Outcome, Terminal, batch_lock, plan_batch, run_batch
     from tcell_drugseq.executors import default_threads, open_executor
     from tcell_drugseq.experiment_sets import read_sets, set_table
@@ -301,19 +301,21 @@ def batch(
     try:
         with batch_lock(reports, patient):
             if patient:
-                experiments = read_sets(params)  # data may have changed while another batch was at work
+                experiments = read_sets(params)  # data may have changed while another batch was running
             plan = plan_batch(experiments, reports, overwrite)
-            where = scheduler if any(reason for _, reason in plan) else ""  # no jobs are asked for where all is done
+            where = (
+                scheduler if any(reason for _, reason in plan) else ""
+            )  # no jobs are requested if everything is done
             with open_executor(where, jobs, threads, options if where == scheduler else {}) as executor:
                 run_all = partial(run_batch, reports=reports, executor=executor, threads=threads, **voice)
                 outcomes = run_all(plan, overwrite=overwrite)
                 outcomes += run_all(_plan_comparisons(experiments, outcomes, reports), overwrite=True)
             try:
-                write_index(reports)  # once more: two that end together may each have missed the other
+                write_index(reports)  # again: two experiments that end together may have missed each other
             except OSError as e:
                 outcomes.append(Outcome("index.html", "failed", f"can't be written: {e.strerror or e}"))
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        typer.echo("interrupted; the same command resumes where it stopped", err=True)
         raise typer.Exit(130) from None
     failed = [o for o in outcomes if o.status == "failed"]
     typer.echo(f"{reports_dir / 'index.html'}: {len(outcomes) - len(failed)} of {len(outcomes)} experiments are done")

@@ -22,12 +22,12 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .config import InputError
 
 if TYPE_CHECKING:
-    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMCluster
     from distributed import Client, Security
 
 log = logging.getLogger(__name__)
@@ -38,19 +38,21 @@ __all__ = ['log', 'default_threads', 'ClusterExecutor', 'scheduler_address', 'sl
 # %% ../nbs/07b_executors.ipynb #1be29115
 def default_threads(
     jobs: int,  # experiments at once
-    cores: int,  # of the machine that runs them
-) -> int:  # threads of each, at least 1
-    """How many threads each experiment may use so that all together don't exceed the cores."""
+    cores: int,  # cores of the machine that runs them
+) -> int:  # threads of each experiment, at least 1
+    """Number of threads for each experiment, so that all together don't exceed the cores."""
     return max(1, cores // max(1, jobs))
 
 # %% ../nbs/07b_executors.ipynb #31317991
 class ClusterExecutor(Executor):
-    """Runs tasks through a dask client; a task that the cluster loses ends with an error that says so."""
+    """Run tasks through a dask client; a task that the cluster loses ends with an error that says so."""
 
     def __init__(self, client: Client, place: str):
         self.client, self.place, self.broken, self.closed = client, place, "", False
         self.inner = client.get_executor(pure=False, retries=0)
-        self.open: dict[Future, Future] = {}  # the caller's -> dask's; whoever takes one out ends it
+        self.open: dict[
+            Future, Future
+        ] = {}  # caller's future -> dask's; whichever thread removes an entry completes its future
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         if self.closed:
@@ -63,21 +65,23 @@ class ClusterExecutor(Executor):
         self.open[future] = task
         future.add_done_callback(lambda f: f.cancelled() and task.cancel())
         task.add_done_callback(partial(self._settle, future))
-        if self.broken:  # since it was asked
+        if self.broken:  # broken since the check above
             self.fail(self.broken)
         return future
 
     def _settle(self, future: Future, task: Future) -> None:
         if task.cancelled() and not future.cancelled():
-            self.fail("the scheduler is gone, and with it every task that was waiting or running")
+            self.fail("the scheduler is gone, and with it all waiting and running tasks")
         elif self.open.pop(future, None) and future.set_running_or_notify_cancel():
             if (error := task.exception()) and type(error).__name__ == "KilledWorker":
-                died = f"{self.place}: each worker that ran this task died, {error.allowed_failures + 1} in all"
+                died = (
+                    f"{self.place}: each worker that ran this task died, {cast(Any, error).allowed_failures + 1} in all"
+                )
                 error = RuntimeError(f"{died} (out of memory, over the time limit?); their logs say more")
             future.set_exception(error) if error else future.set_result(task.result())
 
     def fail(self, reason: str) -> None:
-        """End every open task with `BrokenExecutor`, and take no more."""
+        """End every open task with `BrokenExecutor` and accept no more."""
         self.broken = self.broken or f"{self.place}: {reason}"
         for future in list(self.open):
             if self.open.pop(future, None) and future.set_running_or_notify_cancel():
@@ -91,13 +95,13 @@ class ClusterExecutor(Executor):
             wait_for(list(self.open))
 
 # %% ../nbs/07b_executors.ipynb #99b34d10
-_ANSWER = 15  # seconds in which a scheduler has to answer when it is first called
-_EVERY = 20  # seconds between two looks; more than dask takes to forget a lost worker (15)
-_SILENCE = 60  # seconds without an answer after which a scheduler counts as lost
+_ANSWER = 15  # seconds within which a scheduler must answer the first call
+_EVERY = 20  # seconds between two checks; more than dask takes to forget a lost worker (15)
+_SILENCE = 60  # seconds without an answer after which a scheduler is considered lost
 
 
 def _ended_jobs(cluster: SLURMCluster) -> set[str]:
-    """The workers whose job Slurm no longer has, by name; none if Slurm doesn't answer."""
+    """Names of the workers whose job Slurm no longer lists; empty if Slurm doesn't answer."""
     jobs = {name: job.job_id for name, job in dict(cluster.workers).items()}
     asked = subprocess.run(["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True)
     return set() if asked.returncode else {name for name, job in jobs.items() if job not in asked.stdout.split()}
@@ -107,7 +111,7 @@ def _watch(executor: ClusterExecutor, stop: threading.Event, cluster: SLURMClust
     client, ended = executor.client, set()
     while not executor.broken and not stop.wait(_EVERY):
         scheduler = client.scheduler
-        if client.status != "running":
+        if client.status != "running" or scheduler is None:
             return executor.fail("the scheduler is gone")
         try:
             client.sync(scheduler.identity, callback_timeout=_SILENCE)
@@ -115,17 +119,18 @@ def _watch(executor: ClusterExecutor, stop: threading.Event, cluster: SLURMClust
             executor.fail(f"the scheduler has not answered for {_SILENCE} s")
         except OSError as e:  # this call failed; if the scheduler is gone, the client's status says so next time
             log.warning("%s: %s", executor.place, e)
-        if cluster:  # dask forgets a job whose worker it knew, and `scale` replaces it
-            before, ended = ended, set() if cluster.scheduler.workers else _ended_jobs(cluster)
+        if cluster:  # dask drops a job when its worker is lost, and `scale` replaces it
+            at_work = cluster.scheduler is not None and cluster.scheduler.workers
+            before, ended = ended, set() if at_work else _ended_jobs(cluster)
             if ended and before & ended == set(cluster.workers):
-                executor.fail(f"all jobs ended before a worker called {cluster.scheduler_address}; see their output")
+                executor.fail(f"all jobs ended before a worker reached {cluster.scheduler_address}; see their output")
             cluster.scale(jobs=jobs)
 
 # %% ../nbs/07b_executors.ipynb #d238185c
 def scheduler_address(
     scheduler: str,  # tcp://host:port, tls://host:port or a scheduler file, *.json
 ) -> str:  # the address
-    """Where a dask scheduler listens; raises `InputError` for a file that names none."""
+    """Address of a dask scheduler; raises `InputError` for a file without one."""
     if not scheduler.endswith(".json"):
         return scheduler
     try:
@@ -136,24 +141,34 @@ def scheduler_address(
         raise InputError(f"scheduler: {scheduler}: found no address, expected the file of a dask scheduler") from e
 
 # %% ../nbs/07b_executors.ipynb #1050f8d2
-_KINDS = dict.fromkeys(("queue", "account", "walltime", "memory", "interface", "python", "job_name"), str)
-_KINDS |= dict.fromkeys(("log_directory", "local_directory"), str)
-_KINDS |= dict.fromkeys(("job_extra_directives", "job_directives_skip", "job_script_prologue"), list)
-_KINDS |= {"worker_extra_args": list, "death_timeout": int, "scheduler_options": dict}
+_TEXTS = (
+    "queue",
+    "account",
+    "walltime",
+    "memory",
+    "interface",
+    "python",
+    "job_name",
+    "log_directory",
+    "local_directory",
+)
+_LISTS = ("job_extra_directives", "job_directives_skip", "job_script_prologue", "worker_extra_args")
+_KINDS: dict[str, type] = {**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_LISTS, list)}
+_KINDS |= {"death_timeout": int, "scheduler_options": dict}
 _OURS = ("cores", "processes", "job_cpu", "n_workers")
 
 
 def slurm_options(
-    options: Mapping[str, Any],  # of the site: queue, account, walltime, memory, ...
+    options: Mapping[str, Any],  # site-specific options: queue, account, walltime, memory, ...
     threads: int,  # cores of each job
 ) -> dict[str, Any]:  # arguments of `SLURMCluster`
-    """Check the site's options and add what makes each job run one task at a time; raises `InputError`."""
+    """Check the site's options and add those that make each job run one task at a time; raises `InputError`."""
     words = {str: "a text in quotes", list: "a list of texts", int: "a whole number", dict: "a mapping"}
     for name, value in options.items():
         if name not in _KINDS:
             near = difflib.get_close_matches(str(name), _KINDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f", expected some of {', '.join(_KINDS)}"
-            hint = "; jobs and threads say it" if name in _OURS else hint
+            hint = "; it is set by jobs and threads" if name in _OURS else hint
             raise InputError(f"scheduler_options: unknown option {name!r}{hint}")
         kind = _KINDS[name]
         if type(value) is not kind or (kind is list and not all(isinstance(v, str) for v in value)):
@@ -175,7 +190,7 @@ def _extra(name: str) -> ModuleType:
 
 
 def _temporary_security(folder: Path) -> Security:
-    """New keys; those of the workers as files in the folder."""
+    """Create TLS keys; those of the workers are written to the folder."""
     _extra("cryptography")  # dask makes the keys with it
     security = _extra("distributed").Security.temporary()
     for name in ("tls_ca_file", "tls_worker_key", "tls_worker_cert"):
@@ -189,7 +204,9 @@ def _slurm_cluster(jobs: int, threads: int, options: Mapping[str, Any]) -> Itera
     made, jobqueue = slurm_options(options, threads), _extra("dask_jobqueue")
     if not shutil.which("sbatch"):
         raise InputError("scheduler: slurm: found no sbatch, expected a machine that submits jobs (a login node)")
-    with TemporaryDirectory(prefix=".keys-", dir=Path.cwd()) as keys:  # there, because every node sees it
+    with TemporaryDirectory(
+        prefix=".keys-", dir=Path.cwd()
+    ) as keys:  # in the working directory, because every node sees it
         security = _temporary_security(Path(keys))
         try:
             cluster = jobqueue.SLURMCluster(**made, security=security)
@@ -199,9 +216,9 @@ def _slurm_cluster(jobs: int, threads: int, options: Mapping[str, Any]) -> Itera
             script = cluster.job_script()
             asked = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
             if asked.returncode:
-                raise InputError(f"scheduler: slurm refuses the job: {' '.join(asked.stderr.split())}")
+                raise InputError(f"scheduler: slurm rejects the job: {' '.join(asked.stderr.split())}")
             cluster.scale(jobs=jobs)
-            log.info("slurm: asked for %d jobs of %d cores; tasks wait until one has begun", jobs, threads)
+            log.info("slurm: asked for %d jobs of %d cores; tasks wait until one has started", jobs, threads)
             yield cluster
 
 # %% ../nbs/07b_executors.ipynb #f55195a3
@@ -217,7 +234,7 @@ def _dask_client(scheduler: str) -> Iterator[Client]:
     try:
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
             found = pool.submit(asyncio.run, _identity(distributed, address)).result()
-    except Exception as e:  # whatever listens there may answer anything
+    except Exception as e:  # any program may be listening there
         place = scheduler if scheduler == address else f"{scheduler}: {address}"
         why = " ".join(f"{type(e).__name__} {e}".split())
         raise InputError(f"scheduler: {place}: no answer in {_ANSWER} s, expected a dask scheduler ({why})") from e
@@ -244,14 +261,14 @@ def open_executor(
     scheduler: str = "",  # empty: this machine; tcp://host:port, tls://host:port, a scheduler file (*.json), or slurm
     jobs: int = 1,  # tasks at once, on this machine or as Slurm jobs; a dask scheduler has its own workers
     threads: int = 1,  # cores of each Slurm job
-    options: Mapping[str, Any] | None = None,  # of `slurm_options`
+    options: Mapping[str, Any] | None = None,  # site options, as in `slurm_options`
 ) -> Iterator[Executor]:
-    """Where tasks run; leaving waits for them, leaving by an error drops those that have not begun."""
+    """Open an executor; a normal exit waits for all tasks, an exception cancels those that have not started."""
     for name, value in {"jobs": jobs, "threads": threads}.items():
         if value < 1:
             raise InputError(f"{name}: found {value}, expected at least 1")
     if options and scheduler != "slurm":
-        raise InputError(f"scheduler_options: found {', '.join(options)}, expected none but with the scheduler slurm")
+        raise InputError(f"scheduler_options: found {', '.join(options)}, expected none unless the scheduler is slurm")
     with ExitStack() as stack:
         if not scheduler:
             executor = ThreadPoolExecutor(jobs)

@@ -42,7 +42,7 @@ _GREY = "#b8b8b8"
 
 
 def _distances(results: Path) -> tuple[list[float], list[str]] | None:
-    """Distances from the largest down and the colour of each compound; None where a run has no ranking."""
+    """Distances in descending order and the colour of each compound; None if the run has no ranking."""
     import pandas as pd
 
     file = next((f for f in (results / "hits.csv", results / "compound_ranking.csv") if f.is_file()), None)
@@ -51,7 +51,9 @@ def _distances(results: Path) -> tuple[list[float], list[str]] | None:
     table = pd.read_csv(file, keep_default_na=False, na_values={"distance": [""], "dist_relative": [""]})
     by = next((c for c in ("distance", "dist_relative") if c in table), None)
     if by is None or not pd.api.types.is_numeric_dtype(table[by]):
-        raise InputError(f"{file}: header: found {', '.join(table)}, expected numbers in distance or dist_relative")
+        raise InputError(
+            f"{file}: header: found {', '.join(table.columns)}, expected numbers in distance or dist_relative"
+        )
     table = table[table[by].map(math.isfinite)].sort_values(by, ascending=False, kind="stable")
     if {"hit", "direction"} <= set(table):
         hit = table["hit"].astype(str) == "True"
@@ -65,8 +67,8 @@ _WIDTH, _HEIGHT, _MARGIN = 240, 120, 4
 
 def write_thumbnail(
     folder: str | Path,  # of a report, with `results/hits.csv` or `results/compound_ranking.csv`
-) -> Path | None:  # `thumbnail.png` in it, 240 x 120 pixels; None where there is no ranking
-    """Draw the ranked distances of the compounds, hits coloured; `InputError` where the table has no distances."""
+) -> Path | None:  # `thumbnail.png` in it, 240 x 120 pixels; None if there is no ranking
+    """Draw the ranked distances of the compounds, hits coloured; raises `InputError` if the table has no distances."""
     from PIL import Image, ImageDraw
 
     found = _distances(Path(folder) / "results")
@@ -118,7 +120,7 @@ def _finished(folder: Path) -> dict[str, Any]:
         "top_compounds": [str(name) for name in found.get("top_compounds", [])[:3]],
         "auroc": pair("label", "AUROC") if "label" in ours else None,
         "r2": {target: pair(target, "R2") for target, values in ours.items() if "R2" in values},
-        "judged": found["split"] if found.get("split") in ("val", "new") else "",  # on which wells, if not out of fold
+        "judged": found["split"] if found.get("split") in ("val", "new") else "",  # evaluated wells, if not out of fold
         "data": str(found.get("data", "")),
         "simulated": bool(found.get("simulated")),
         **{name: _number(found.get(name)) for name in ("wells", "genes", "compounds")},
@@ -129,12 +131,12 @@ def _finished(folder: Path) -> dict[str, Any]:
 
 # %% ../nbs/06_index.ipynb #4b83de1c
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours
-_TAIL = 65_536  # bytes: enough of a log to hold its last line
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # terminal colour codes
+_TAIL = 65_536  # bytes read from the end of a log, enough for its last line
 
 
 def _when(date: str) -> float | None:
-    """Seconds since 1970 of an ISO date; None of any other text."""
+    """Seconds since 1970 of an ISO date; None for any other text."""
     try:
         return datetime.fromisoformat(date).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -146,12 +148,12 @@ def _skipped(file: Path, error: Exception) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a text that say something, at most 300 characters of each."""
+    """The non-empty lines of a text, each cut to 300 characters."""
     return [line.strip()[:300] for line in _TERMINAL.sub("", text).splitlines() if line.strip()]
 
 # %% ../nbs/06_index.ipynb #972cf7e3
 def _failed(folder: Path) -> dict[str, Any]:
-    """What the list shows of a report that failed."""
+    """What the list shows of a failed report."""
     said, error, date = folder / "run.log", "", ""
     if (folder / "error.json").is_file():
         try:
@@ -172,7 +174,7 @@ def _failed(folder: Path) -> dict[str, Any]:
 
 # %% ../nbs/06_index.ipynb #337d6433
 def _of_folder(folder: Path, row: dict, name: str) -> dict:
-    """Name, time, and links to what there is in the folder; names may hold anything, so links are quoted."""
+    """Name, time and links to the files in the folder; names may contain any character, so links are quoted."""
     at, failed = quote(os.fsencode(folder.name), safe=""), row["status"] != "finished"
     link = None if failed and not (folder / "report.html").is_file() else f"{at}/report.html"
     picture = f"{at}/thumbnail.png" if not failed and (folder / "thumbnail.png").is_file() else None
@@ -181,8 +183,8 @@ def _of_folder(folder: Path, row: dict, name: str) -> dict:
 
 def list_experiments(
     reports_dir: str | Path,  # folder with one folder per report
-) -> list[dict[str, Any]]:  # finished and failed ones, newest first; one that can't be read is warned of and left out
-    """What is known of each experiment, from the `metrics.json` of the finished ones and the errors of the failed."""
+) -> list[dict[str, Any]]:  # finished and failed, newest first; unreadable ones are left out with a warning
+    """Summarise each experiment, from `metrics.json` if it finished and from its error if it failed."""
     finished, failed = {}, {}
     for folder in sorted(Path(reports_dir).glob("[!.]*")):
         try:
@@ -206,7 +208,7 @@ _TARGETS = 4  # scores with a column of their own
 
 
 def _columns(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """What the columns depend on."""
+    """Template values that determine the columns."""
     targets = Counter(target for row in rows for target in row["r2"])
     common = [target for target, _ in targets.most_common(_TARGETS)]
     return {
@@ -232,16 +234,16 @@ def _sha256(text: str) -> str:
 def write_page(
     path: Path,  # the HTML file
     template: str,  # file in assets/report
-    **values: Any,
+    **values: Any,  # values that the template shows
 ) -> None:
-    """Write a page of the package in which every value is escaped."""
+    """Render a template of the package to a page in which every value is escaped."""
     from jinja2 import Environment, FileSystemLoader
 
     pages = Environment(loader=FileSystemLoader(ASSETS / "report"), autoescape=True, trim_blocks=True)
     pages.filters["sha256"] = _sha256
     page = pages.get_template(template).render(values)
     with renamed(path) as tmp:
-        tmp.write_text(page, encoding="utf-8", errors="replace")  # half a character, as JSON may hold, is no text
+        tmp.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold lone surrogates
 
 
 def write_index(

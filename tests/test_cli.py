@@ -267,7 +267,7 @@ def test_interrupted_run_says_how_to_go_on(screen, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from the last epoch" in said
+    assert process.returncode == 130 and "resumes from the last epoch" in said
     assert state.exists() and not (tmp_path / "r").exists()
 
 

@@ -282,7 +282,7 @@ def test_two_batches_on_one_folder(night, undisturbed, tmp_path):
     first = start(night, reports)
     until(lambda: list(reports.glob(".*.partial/progress.json")))
     code, said = finish(night, reports)
-    assert code == 2 and "another batch is at work there" in said and said.count("\n") == 1, said
+    assert code == 2 and "another batch is running there" in said and said.count("\n") == 1, said
     said = "".join(first.communicate(timeout=400))
     assert first.returncode == 0, said
     assert results(reports) == undisturbed
@@ -297,7 +297,7 @@ def test_an_interrupt_ends_everything(night, undisturbed, tmp_path):
     children = family(batch)
     batch.send_signal(signal.SIGINT)
     said = "".join(batch.communicate(timeout=60))
-    assert batch.returncode == 130 and "the same command goes on" in said, said
+    assert batch.returncode == 130 and "the same command resumes" in said, said
     assert not psutil.wait_procs(children, timeout=15)[1]
     assert not list(reports.glob("*.failed"))  # who stops something need not be told that it was killed
     assert_finishes(night, reports, undisturbed)

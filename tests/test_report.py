@@ -209,7 +209,7 @@ def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
     assert "There is no score that is both measured and predicted." in text
     answer = text[text.index('id="Answer"') :]
     assert "Genes with the largest effect" in answer
-    assert "Furthest" not in answer and "AUROC" not in answer
+    assert "Farthest" not in answer and "AUROC" not in answer
 
 
 def test_report_loads_nothing_and_is_small(hostile_report):
