@@ -303,9 +303,7 @@ def batch(
             if patient:
                 experiments = read_sets(params)  # data may have changed while another batch was running
             plan = plan_batch(experiments, reports, overwrite)
-            where = (
-                scheduler if any(reason for _, reason in plan) else ""
-            )  # no jobs are requested if everything is done
+            where = scheduler if any(reason for _, reason in plan) else ""  # no jobs if everything is done
             with open_executor(where, jobs, threads, options if where == scheduler else {}) as executor:
                 run_all = partial(run_batch, reports=reports, executor=executor, threads=threads, **voice)
                 outcomes = run_all(plan, overwrite=overwrite)

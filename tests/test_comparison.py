@@ -251,7 +251,7 @@ def test_the_page_is_complete(page: Path, reports: Path):
     read = read_experiments(find_experiments(reports)[0])
     tau = rank_agreement(read, top=5)["tau"]
     assert f"median tau {tau.median():.2f}" in words
-    assert "Passed over, for they have no hits to compare: screened." in words
+    assert "Skipped, because they have no hits to compare: screened." in words
     assert "Called by any: 4 of 15 compounds; by all 4: 2 (" in words
     score = ensemble(read, ["z1", "z2", "z10"]).scores.set_index("target").loc["label"]
     said = f"label {score.mean_prediction:.2f} ({score.single_low:.2f} to {score.single_high:.2f})"

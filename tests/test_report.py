@@ -179,7 +179,7 @@ def test_report_says_how_the_wells_were_split(hostile_report):
     text = (hostile_report / "report.html").read_text(encoding="utf-8")
     obs = read_h5ad(hostile_report / "results" / "results.h5ad").obs
     assert set(obs["split"]) == {"oof"} and set(obs["fold"]) == {1, 2}
-    assert "Every figure, distance and prediction of this report is out of fold" in text
+    assert "Every metric, distance and prediction of this report is out of fold" in text
     assert "share no compound" in text
 
 
