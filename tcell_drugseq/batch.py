@@ -120,7 +120,7 @@ class Outcome:
     seconds: float = 0.0  # wall time
     bad_input: bool = False  # the error is in the user's input
 
-
+# %% ../nbs/07e_batch.ipynb #b051eae9
 def run_one(
     experiment: Experiment,
     reports: str,  # absolute path
@@ -159,7 +159,7 @@ def batch_lock(
     busy = f"{reports}: another batch is running there; --wait waits for it"
     return locked(reports / ".lock", busy, timeout=-1 if patient else 0)
 
-
+# %% ../nbs/07e_batch.ipynb #2751e5fb
 def plan_batch(
     experiments: Sequence[Experiment],
     reports: Path,

@@ -167,7 +167,7 @@ def stable_hits(
     order = ["called", "share", "median_rank", "compound"]
     return table.reset_index().sort_values(order, ascending=[False, False, True, True], ignore_index=True)
 
-
+# %% ../nbs/07c_comparison.ipynb #797156ea
 def stability_note(
     experiments: Mapping[str, Finished],
 ) -> str:  # one paragraph

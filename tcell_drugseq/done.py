@@ -79,7 +79,7 @@ def describe_experiment(
     params = {name: list(v) if isinstance(v, tuple) else v for name, v in params.items()}
     return {"parameters": params, "inputs": hash_inputs(params, known), "code": code_version(notebook)}
 
-
+# %% ../nbs/06_done.ipynb #87bb05e5
 def write_record(
     folder: str | Path,  # of a complete report
     about: Mapping[str, Any],  # from `describe_experiment`

@@ -60,7 +60,7 @@ def check_name(
         wanted = f"letters, digits, '_', '-' and '.', at most {_LONGEST}"
         raise InputError(f"experiment name: found {name!r}, expected {wanted}")
 
-
+# %% ../nbs/06c_experiment.ipynb #2cb508d8
 def check_experiment(
     params: Mapping[str, Any],  # the values that the user sets
     notebook: str | Path,
@@ -104,7 +104,7 @@ def settle(
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
-
+# %% ../nbs/06c_experiment.ipynb #f15b0b0e
 def _move(partial: Path, folder: Path) -> None:
     """Replace a folder by another."""
     old = folder.with_name(f".{folder.name}.old")
@@ -122,7 +122,7 @@ def _clear(partial: Path) -> None:
         if path.name not in (".results.partial", ".results.partial.lock"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-
+# %% ../nbs/06c_experiment.ipynb #7aa930a1
 def _leftovers(name: str, reports: Path) -> list[Path]:
     return [reports / f"{name}.failed", *(reports / f".{name}.{kind}" for kind in ("failure", "old"))]
 
@@ -141,7 +141,7 @@ def tidy(
         with suppress(InputError), held(name, reports):
             _sweep(name, reports)
 
-
+# %% ../nbs/06c_experiment.ipynb #065e8e87
 def check_replaceable(
     folder: Path,  # of a report that is to be written
     overwrite: bool,
@@ -271,7 +271,7 @@ def run_report(
     log.info("report: %s", folder / "report.html")
     return folder
 
-
+# %% ../nbs/06c_experiment.ipynb #d0ea3cdb
 def complete(
     checked: Mapping[str, Any],  # from `check_experiment`
     notebook: Path,

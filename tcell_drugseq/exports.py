@@ -152,7 +152,7 @@ def calm_spreadsheets(
 
     return table.assign(**{column: table[column].astype(object).map(calm) for column in texts})
 
-
+# %% ../nbs/06a_exports.ipynb #beb78879
 def named_again(
     text: str,  # a cell of an exported table
 ) -> str:

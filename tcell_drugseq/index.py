@@ -245,7 +245,7 @@ def write_page(
     with renamed(path) as tmp:
         tmp.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold lone surrogates
 
-
+# %% ../nbs/06_index.ipynb #a24642b8
 def write_index(
     reports_dir: str | Path,  # folder with one folder per report
 ) -> Path:  # its `index.html`
