@@ -53,13 +53,13 @@ def work() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         folder = run_report(**task)
-        said = {"folder": str(folder)}
+        reply = {"folder": str(folder)}
     except InputError as e:
-        said = {"error": str(e), "bad_input": True}
+        reply = {"error": str(e), "bad_input": True}
     except Exception as e:
         log.exception("the experiment failed")
-        said = {"error": str(e) or type(e).__name__}
-    answer.write(json.dumps(said))
+        reply = {"error": str(e) or type(e).__name__}
+    answer.write(json.dumps(reply))
     answer.flush()
     os._exit(0)  # don't wait for threads of libraries
 
@@ -87,15 +87,15 @@ def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
             with suppress(BrokenPipeError):  # it died at once; the exit code says how
                 stdin.write(json.dumps(task) + "\n")
                 stdin.flush()
-            said = stdout.read()
+            reply = stdout.read()
             code = child.wait()
         finally:
             _RUNNING.discard(child)
             with suppress(BrokenPipeError):
                 stdin.close()
             stdout.close()
-        if said:
-            return json.loads(said)
+        if reply:
+            return json.loads(reply)
         complaints.seek(0)
         last = complaints.read().strip().splitlines()[-1:]
     died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -134,21 +134,21 @@ def run_one(
     about = {"set": experiment.set, "changed": experiment.changed}
     task = {"name": experiment.name, "params": experiment.params, "reports_dir": reports}
     try:
-        said = _ask(task | {"notebook": experiment.notebook, "overwrite": overwrite, "about": about}, threads)
+        reply = _ask(task | {"notebook": experiment.notebook, "overwrite": overwrite, "about": about}, threads)
     except (OSError, ValueError) as e:  # it can't be started, or its answer can't be read
-        said = {"error": f"the process of the experiment: {type(e).__name__}: {e}", "died": True}
-    took, error = time.monotonic() - start, said.get("error", "")
+        reply = {"error": f"the process of the experiment: {type(e).__name__}: {e}", "died": True}
+    took, error = time.monotonic() - start, reply.get("error", "")
     if not error or not why_not_done(folder, experiment.made_of):  # it may die after its report is complete
         return Outcome(experiment.name, "done", str(folder), took)
     if _STOPPED.is_set():
         return Outcome(experiment.name, "failed", "interrupted", took)
-    if said.get("bad_input") or said.get("died"):  # otherwise its page exists already
+    if reply.get("bad_input") or reply.get("died"):  # otherwise its page exists already
         try:
             with held(experiment.name, Path(reports)):
                 write_failure(experiment.name, Path(reports), error)
         except (InputError, OSError) as e:
             error += f" (and its page can't be written: {e})"
-    return Outcome(experiment.name, "failed", error, took, bool(said.get("bad_input")))
+    return Outcome(experiment.name, "failed", error, took, bool(reply.get("bad_input")))
 
 # %% ../nbs/07e_batch.ipynb #ed6760f8
 def batch_lock(

@@ -295,9 +295,9 @@ def batch(
     jobs = jobs or min(cores, len(experiments))
     threads = threads or (1 if scheduler else default_threads(jobs, cores))
     options = read_yaml(scheduler_options) if scheduler_options else {}
-    screen, voice = Terminal(sys.stderr), {"say": partial(typer.echo, err=True)}
+    terminal, output = Terminal(sys.stderr), {"say": partial(typer.echo, err=True)}
     if sys.stderr.isatty():
-        voice = {"say": screen.say, "renew": screen.renew}
+        output = {"say": terminal.say, "renew": terminal.renew}
     try:
         with batch_lock(reports, patient):
             if patient:
@@ -305,7 +305,7 @@ def batch(
             plan = plan_batch(experiments, reports, overwrite)
             where = scheduler if any(reason for _, reason in plan) else ""  # no jobs if everything is done
             with open_executor(where, jobs, threads, options if where == scheduler else {}) as executor:
-                run_all = partial(run_batch, reports=reports, executor=executor, threads=threads, **voice)
+                run_all = partial(run_batch, reports=reports, executor=executor, threads=threads, **output)
                 outcomes = run_all(plan, overwrite=overwrite)
                 outcomes += run_all(_plan_comparisons(experiments, outcomes, reports), overwrite=True)
             try:

@@ -25,7 +25,7 @@ __all__ = ['NO_RIVALS', 'MANY', 'differing_settings', 'metrics_beside', 'rank_ag
            'stability_note', 'changes_since', 'find_ensembles', 'Ensemble', 'ensemble', 'write_ensemble']
 
 # %% ../nbs/07c_comparison.ipynb #aaf252da
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -35,7 +35,7 @@ def differing_settings(
     experiments: Mapping[str, Finished],
 ) -> pd.DataFrame:  # experiment, and one column of text for each setting that is not the same in all
     """Tabulate the settings that differ."""
-    rows = {name: {k: _said(v) for k, v in e.settings.items()} for name, e in experiments.items()}
+    rows = {name: {k: _as_text(v) for k, v in e.settings.items()} for name, e in experiments.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("unknown")
     differs = table.columns[(table != table.iloc[0]).any()]
     return table[differs].rename_axis("experiment").reset_index()
@@ -55,8 +55,8 @@ def metrics_beside(
         known = e.models[e.models["metric"].isin(metrics) & e.models["value"].notna()]
         ours = known[known["model"] == "transformer"]
         if e.models.empty:
-            said = e.summary.get("validation", {}).get("transformer", {})
-            found = [(t, m, v[m]) for t, v in said.items() for m in metrics if v.get(m) is not None]
+            scores = e.summary.get("validation", {}).get("transformer", {})
+            found = [(t, m, v[m]) for t, v in scores.items() for m in metrics if v.get(m) is not None]
             ours = pd.DataFrame(found, columns=["target", "metric", "value"]).assign(low=np.nan, high=np.nan)
         for row in ours.itertuples():
             line = {"experiment": name, "target": row.target, "metric": row.metric}
@@ -78,13 +78,13 @@ def _ranked(e: Finished, kind: str) -> pd.Series:
     return table.set_index(name)[value].dropna().astype(float).sort_index()
 
 
-_NO_MATTER = {*leaves(CompareConfig()), *leaves(BiologyConfig()), "check_importance", "gi_batch_size"}
+_IRRELEVANT = {*leaves(CompareConfig()), *leaves(BiologyConfig()), "check_importance", "gi_batch_size"}
 _OF_GENES = {"gi_target", "importance of"}
 
 
-def _apart(a: Finished, b: Finished, kind: str) -> str:
+def _differing(a: Finished, b: Finished, kind: str) -> str:
     """The settings that differ and may affect what is compared."""
-    matter = [k for k in dict.fromkeys([*a.settings, *b.settings]) if k not in _NO_MATTER]
+    matter = [k for k in dict.fromkeys([*a.settings, *b.settings]) if k not in _IRRELEVANT]
     matter = [k for k in matter if kind == "genes" or k not in _OF_GENES]
     return ", ".join(k for k in matter if a.settings.get(k) != b.settings.get(k)) or "nothing"
 
@@ -116,12 +116,12 @@ def rank_agreement(
         shared, chance = np.nan, np.nan
         if n > k and first is not None and second is not None:
             shared, chance = len(first.intersection(second)), k * k / n
-        apart = _apart(experiments[a], experiments[b], kind)
-        rows.append((a, b, apart, n, tau, k, shared, chance))
+        differ_in = _differing(experiments[a], experiments[b], kind)
+        rows.append((a, b, differ_in, n, tau, k, shared, chance))
     return pd.DataFrame(rows, columns=["first", "second", "differ_in", "n", "tau", "top", "shared", "chance"])
 
 # %% ../nbs/07c_comparison.ipynb #228608b9
-_APART = {
+_DIFFERENCES = {
     "seed": "differ in the seed alone",
     "settings": "share data and seed and differ in settings",
     "both": "differ in seed and settings",
@@ -143,7 +143,7 @@ def agreement_in_words(
     """Describe how well orders agree, by what the experiments differ in."""
     lines, pairs = [], pairs[pairs["tau"].notna()]
     why = pairs["differ_in"].map(_kind_of_pair)
-    for key, said in _APART.items():
+    for key, said in _DIFFERENCES.items():
         if len(some := pairs[why == key]):
             tau = f"median tau {some['tau'].median():z.2f} (from {some['tau'].min():z.2f} to {some['tau'].max():z.2f})"
             line = f"Order of {kind} in {len(some)} pairs of experiments that {said}: {tau}"
@@ -201,7 +201,7 @@ def _unlike(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> tup
         return "unknown", "unknown", "warn"
     apart = [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
     apart = [k for k in apart if k not in ("data_dir", "num_threads")]
-    before, after = (", ".join(f"{k} {_said(said.get(k, 'unknown'))}" for k in apart) for said in (old, new))
+    before, after = (", ".join(f"{k} {_as_text(said.get(k, 'unknown'))}" for k in apart) for said in (old, new))
     return (before, after, "warn") if apart else ("as now", "as before", "pass")
 
 
@@ -245,11 +245,13 @@ def find_ensembles(
     for name, e in experiments.items():
         if e.settings.get("skip_train"):
             continue  # a loaded model: the seed had no influence
-        same = {k: v for k, v in e.settings.items() if k not in {"seed", *_NO_MATTER, *_OF_GENES}}
+        same = {k: v for k, v in e.settings.items() if k not in {"seed", *_IRRELEVANT, *_OF_GENES}}
         same["wells"] = sorted(e.wells.index)
-        groups.setdefault(json.dumps(same, sort_keys=True, default=str), {}).setdefault(_said(e.settings["seed"]), name)
-    found = [list(members.values()) for members in groups.values() if len(members) > 1]
-    return sorted(found, key=len, reverse=True)
+        groups.setdefault(json.dumps(same, sort_keys=True, default=str), {}).setdefault(
+            _as_text(e.settings["seed"]), name
+        )
+    ensembles = [list(members.values()) for members in groups.values() if len(members) > 1]
+    return sorted(ensembles, key=len, reverse=True)
 
 # %% ../nbs/07c_comparison.ipynb #7d2bb81e
 @dataclass(frozen=True)

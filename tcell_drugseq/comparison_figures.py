@@ -107,23 +107,25 @@ def plot_stable_hits(
     table = stable_hits(experiments)
     table = table[table["called"] > 0].head(top)
     wanted = pd.Index(table["compound"])
-    found = [e.hits.set_index("compound").reindex(wanted) for e in experiments.values()]
-    state = np.array([np.where(h["distance"].isna(), 0, 1 + h["hit"].eq(True)) for h in found], float).T
-    looks = {"not measured": "#ffffff", "measured, not called": "#d9d9d9", "called": _UP}
+    hits = [e.hits.set_index("compound").reindex(wanted) for e in experiments.values()]
+    state = np.array([np.where(h["distance"].isna(), 0, 1 + h["hit"].eq(True)) for h in hits], float).T
+    colours = {"not measured": "#ffffff", "measured, not called": "#d9d9d9", "called": _UP}
     fig, (ax,) = _figure(height=1.9 + 0.21 * max(len(table), 3))
     if table.empty:
         ax.text(0.5, 0.5, "no experiment calls a compound", transform=ax.transAxes, ha="center")
         ax.set_axis_off()
         return fig
     edges = [np.arange(size + 1) - 0.5 for size in state.T.shape]
-    ax.pcolormesh(*edges, state, cmap=ListedColormap(list(looks.values())), vmin=0, vmax=2, edgecolors="white", lw=0.8)
+    ax.pcolormesh(
+        *edges, state, cmap=ListedColormap(list(colours.values())), vmin=0, vmax=2, edgecolors="white", lw=0.8
+    )
     ax.set_yticks(range(len(table)), [_text(c) for c in table["compound"]])
-    ax.set_xticks(range(len(found)), [_text(name, 28) for name in experiments], rotation=90, fontsize=8)
+    ax.set_xticks(range(len(hits)), [_text(name, 28) for name in experiments], rotation=90, fontsize=8)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.tick_params(length=0)
     for i, row in enumerate(table.itertuples()):
-        ax.text(len(found) - 0.4, i, f"{row.called:.0f} of {row.measured}", va="center", fontsize=8)
-    keys = [Patch(facecolor=c, edgecolor=_GREY, label=name) for name, c in looks.items()]
+        ax.text(len(hits) - 0.4, i, f"{row.called:.0f} of {row.measured}", va="center", fontsize=8)
+    keys = [Patch(facecolor=c, edgecolor=_GREY, label=name) for name, c in colours.items()]
     fig.legend(handles=keys, loc="outside upper right", frameon=False, ncols=3)
     ax.spines[:].set_visible(False)
     return fig

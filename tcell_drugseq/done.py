@@ -38,8 +38,8 @@ def _read_by(name: str, given: str) -> Any:
 def _compared(params: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the records of the reports that a comparison reads; if none is named, of all reports with hits."""
     reports = Path(str(params["reports_dir"]))
-    near = [reports / name for name in params["experiments"]]
-    folders = near or [hits.parents[1] for hits in reports.glob("[!.]*/results/hits.csv")]
+    named = [reports / name for name in params["experiments"]]
+    folders = named or [hits.parents[1] for hits in reports.glob("[!.]*/results/hits.csv")]
     return {p.name: hash_file(p / RECORD) for p in folders if (p / RECORD).is_file()}
 
 
@@ -102,8 +102,8 @@ def why_not_done(
     if not folder.is_dir():
         return "there is no report"
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        files, before = found["files"], {part: found[part] for part in ("parameters", "inputs", "code")}
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files, before = record["files"], {part: record[part] for part in ("parameters", "inputs", "code")}
     except FileNotFoundError:
         return f"{folder} has no record of how it was made"
     except (OSError, ValueError, KeyError, TypeError):
@@ -115,9 +115,9 @@ def why_not_done(
     if before["code"] != about["code"]:
         return f"other code: {before['code']} then, {about['code']} now"
     try:
-        there = {name: digest for name, digest in hash_files(folder).items() if name != RECORD}
+        current = {name: digest for name, digest in hash_files(folder).items() if name != RECORD}
     except OSError as e:
         return f"{e.filename} can't be read"
-    if changed := _differences(files, there):
+    if changed := _differences(files, current):
         return f"{', '.join(changed[:3])}: not as it was written"
     return ""

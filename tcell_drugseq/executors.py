@@ -166,8 +166,8 @@ def slurm_options(
     words = {str: "a text in quotes", list: "a list of texts", int: "a whole number", dict: "a mapping"}
     for name, value in options.items():
         if name not in _KINDS:
-            near = difflib.get_close_matches(str(name), _KINDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f", expected some of {', '.join(_KINDS)}"
+            matches = difflib.get_close_matches(str(name), _KINDS, n=1)
+            hint = f"; did you mean {matches[0]!r}?" if matches else f", expected some of {', '.join(_KINDS)}"
             hint = "; it is set by jobs and threads" if name in _OURS else hint
             raise InputError(f"scheduler_options: unknown option {name!r}{hint}")
         kind = _KINDS[name]
@@ -178,8 +178,8 @@ def slurm_options(
         raise InputError("scheduler_options: memory is missing, expected that of one job, such as '8GB'")
     prologue = [f"export OMP_NUM_THREADS={threads}", *options.get("job_script_prologue", ())]
     http = {"dashboard_address": "127.0.0.1:0"} | options.get("scheduler_options", {})
-    ours = {"cores": 1, "processes": 1, "job_cpu": threads, "nanny": False}
-    return {**options, **ours, "job_script_prologue": prologue, "scheduler_options": http}
+    fixed = {"cores": 1, "processes": 1, "job_cpu": threads, "nanny": False}
+    return {**options, **fixed, "job_script_prologue": prologue, "scheduler_options": http}
 
 # %% ../nbs/07b_executors.ipynb #ec16a491
 def _extra(name: str) -> ModuleType:

@@ -173,11 +173,13 @@ def write_failure(
         if path.is_file() and not path.name.startswith(".") and path.name != "progress.json":
             path.rename(made / path.name)
     log_file = made / "run.log"
-    said = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:] if log_file.exists() else []
+    log_lines = (
+        log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:] if log_file.exists() else []
+    )
     about = {"experiment": name, "date": _now(), "error": error}
     write_json(about, made / "error.json")
     files = sorted(os.listdir(made))
-    write_page(made / "report.html", "failed.html.j2", **about, log="\n".join(said), files=files)
+    write_page(made / "report.html", "failed.html.j2", **about, log="\n".join(log_lines), files=files)
     _move(made, failed)
     if not state.exists():
         shutil.rmtree(partial, ignore_errors=True)
@@ -203,7 +205,7 @@ def _summarise(name: str, partial: Path, folder: Path, about: Mapping[str, Any])
     """Write `metrics.json`; the one of a replaced report, together with its inputs, becomes `previous.json`."""
     from tcell_drugseq import __version__
 
-    before, found = folder / "metrics.json", partial / "results" / "metrics.json"
+    before, run_metrics = folder / "metrics.json", partial / "results" / "metrics.json"
     last = any_json(before)
     if before.is_file() and not last:
         log.warning("%s of %s can't be read, so nothing is compared with it", before.name, folder.name)
@@ -211,7 +213,7 @@ def _summarise(name: str, partial: Path, folder: Path, about: Mapping[str, Any])
         last["made_of"] = {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
     summary = {"experiment": name, "date": _now(), "run": last.get("run", 1 if last else 0) + 1, "version": __version__}
     summary |= about
-    summary |= json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
+    summary |= json.loads(run_metrics.read_text(encoding="utf-8")) if run_metrics.is_file() else {}
     for kept, file in ((summary, "metrics.json"), (last, "previous.json")):
         if kept:
             write_json(kept, partial / file)

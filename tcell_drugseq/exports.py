@@ -216,11 +216,11 @@ def check_writable(
     name: str | Path,  # the folder as the user gave it, for the error
 ) -> None:
     """Raise `InputError` unless the folder can be created or written to."""
-    near = next(p for p in (folder, *folder.parents) if p.exists())  # the hidden folder will be here too
+    existing = next(p for p in (folder, *folder.parents) if p.exists())  # the hidden folder will be here too
     try:
-        TemporaryDirectory(dir=near).cleanup()
+        TemporaryDirectory(dir=existing).cleanup()
     except OSError as e:
-        raise InputError(f"{name}: cannot be written: {near}: {e.strerror}") from e
+        raise InputError(f"{name}: cannot be written: {existing}: {e.strerror}") from e
 
 # %% ../nbs/06a_exports.ipynb #687f1b64
 def check_out_dir(

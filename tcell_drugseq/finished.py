@@ -96,14 +96,14 @@ def target_columns(
 # %% ../nbs/07b_finished.ipynb #23cdbc78
 def _read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
-        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
     except OSError as e:
         refuse(str(folder), file, f"no file ({e.strerror})", "a finished report")
     except ValueError as e:
         refuse(str(folder), file, f"no JSON ({e})", "a summary of a run")
-    if not isinstance(found, dict):
-        refuse(str(folder), file, type(found).__name__, "a summary of a run")
-    return found
+    if not isinstance(content, dict):
+        refuse(str(folder), file, type(content).__name__, "a summary of a run")
+    return content
 
 
 _OF_TRAINING = {*leaves(ModelConfig()), *leaves(TrainConfig())}
@@ -148,14 +148,14 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _verify(folder: Path, found: Finished) -> None:
     """Raise `InputError` if the files of a report don't agree with its summary."""
-    said, genes = found.summary, len(found.genes) or found.summary.get("genes")
+    summary, genes = found.summary, len(found.genes) or found.summary.get("genes")
     called = sorted(found.hits.loc[found.hits["hit"], "compound"])
     pairs = {
-        "results/run.yaml": (f"data of hash {found.settings['data hash']}", f"data of hash {said.get('hash')}"),
-        "results/well_predictions_results.csv": (f"{len(found.wells)} wells", f"{said.get('wells')} wells"),
-        "results/hits.csv": (f"{len(found.hits)} compounds", f"{said.get('compounds')} compounds"),
-        "results/gene_importance_gradinput.csv": (f"{genes} genes", f"{said.get('genes')} genes"),
-        "the hits of results/hits.csv": (called, sorted(map(str, said.get("hits", ())))),
+        "results/run.yaml": (f"data of hash {found.settings['data hash']}", f"data of hash {summary.get('hash')}"),
+        "results/well_predictions_results.csv": (f"{len(found.wells)} wells", f"{summary.get('wells')} wells"),
+        "results/hits.csv": (f"{len(found.hits)} compounds", f"{summary.get('compounds')} compounds"),
+        "results/gene_importance_gradinput.csv": (f"{genes} genes", f"{summary.get('genes')} genes"),
+        "the hits of results/hits.csv": (called, sorted(map(str, summary.get("hits", ())))),
     }
     for file, (is_there, wanted) in pairs.items():
         if is_there != wanted:

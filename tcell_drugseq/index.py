@@ -103,30 +103,32 @@ def _text(value: Any) -> str:
 
 def _finished(folder: Path) -> dict[str, Any]:
     """What the list shows of a finished report."""
-    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    ours, ridge = (found.get("validation", {}).get(model, {}) for model in ("transformer", "ridge"))
+    summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    ours, ridge = (summary.get("validation", {}).get(model, {}) for model in ("transformer", "ridge"))
 
     def pair(target: str, name: str) -> tuple:
         return tuple(_number(m.get(target, {}).get(name)) for m in (ours, ridge))
 
-    verdict = {str(row["claim"]): (row["status"], str(row.get("because", ""))) for row in found.get("verdict", [])}
+    verdict = {str(row["claim"]): (row["status"], str(row.get("because", ""))) for row in summary.get("verdict", [])}
     if unknown := [status for status, _ in verdict.values() if status not in LIGHTS]:
         raise ValueError(f"found the status {unknown[0]!r}, expected one of {', '.join(LIGHTS)}")
     return {
         "status": "finished",
-        "date": str(found["date"]),
+        "date": str(summary["date"]),
         "claims": verdict,
-        "hits": len(found["hits"]) if "hits" in found else None,
-        "top_compounds": [str(name) for name in found.get("top_compounds", [])[:3]],
+        "hits": len(summary["hits"]) if "hits" in summary else None,
+        "top_compounds": [str(name) for name in summary.get("top_compounds", [])[:3]],
         "auroc": pair("label", "AUROC") if "label" in ours else None,
         "r2": {target: pair(target, "R2") for target, values in ours.items() if "R2" in values},
-        "judged": found["split"] if found.get("split") in ("val", "new") else "",  # evaluated wells, if not out of fold
-        "data": str(found.get("data", "")),
-        "simulated": bool(found.get("simulated")),
-        **{name: _number(found.get(name)) for name in ("wells", "genes", "compounds")},
-        "run": _number(found.get("run")),
-        "set": str(found.get("set") or ""),
-        "changed": {str(name): _text(value) for name, value in (found.get("changed") or {}).items()},
+        "judged": summary["split"]
+        if summary.get("split") in ("val", "new")
+        else "",  # evaluated wells, if not out of fold
+        "data": str(summary.get("data", "")),
+        "simulated": bool(summary.get("simulated")),
+        **{name: _number(summary.get(name)) for name in ("wells", "genes", "compounds")},
+        "run": _number(summary.get("run")),
+        "set": str(summary.get("set") or ""),
+        "changed": {str(name): _text(value) for name, value in (summary.get("changed") or {}).items()},
     }
 
 # %% ../nbs/06_index.ipynb #4b83de1c
@@ -154,19 +156,19 @@ def _lines(text: str) -> list[str]:
 # %% ../nbs/06_index.ipynb #972cf7e3
 def _failed(folder: Path) -> dict[str, Any]:
     """What the list shows of a failed report."""
-    said, error, date = folder / "run.log", "", ""
+    log_path, error, date = folder / "run.log", "", ""
     if (folder / "error.json").is_file():
         try:
             found = json.loads((folder / "error.json").read_text(encoding="utf-8"))
             error, date = (_lines(str(found["error"])) or [""])[0], str(found.get("date", ""))
         except _BROKEN as e:
             _skipped(folder / "error.json", e)
-    if not error and said.is_file():
-        with said.open("rb") as log_file:
-            log_file.seek(max(0, said.stat().st_size - _TAIL))
+    if not error and log_path.is_file():
+        with log_path.open("rb") as log_file:
+            log_file.seek(max(0, log_path.stat().st_size - _TAIL))
             error = (_lines(log_file.read().decode("utf-8", "replace")) or [""])[-1]
     if _when(date) is None:
-        last = (said if said.is_file() else folder).stat().st_mtime
+        last = (log_path if log_path.is_file() else folder).stat().st_mtime
         date = datetime.fromtimestamp(last).astimezone().isoformat(timespec="seconds")
     empty = {"claims": {}, "hits": None, "top_compounds": [], "auroc": None, "r2": {}, "set": "", "changed": {}}
     empty |= {"data": "", "wells": None, "genes": None, "compounds": None}

@@ -92,8 +92,8 @@ def show_figure(
 
     full, small = io.BytesIO(), io.BytesIO()
     fig.savefig(full, dpi=dpi, metadata={"Software": None})
-    few = Image.open(full).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    few.save(small, "PNG", optimize=True)  # a third of the size; rare colours (a few wells) are kept
+    reduced = Image.open(full).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+    reduced.save(small, "PNG", optimize=True)  # a third of the size; rare colours (a few wells) are kept
     plt.close(fig)
     data = base64.b64encode(small.getvalue()).decode()
     display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(alt)}"></figure>'))
@@ -198,7 +198,7 @@ def _judged(results: AnnData) -> dict[str, Any]:
 # %% ../nbs/06_report.ipynb #940a16c5
 def _predicted(results: AnnData) -> list[str]:
     """How well each target was predicted for wells that the model had not seen."""
-    obs, said, split = results.obs, [], _judged_by(results)
+    obs, sentences, split = results.obs, [], _judged_by(results)
     if not (obs["split"] == split).any():
         return ["The model was trained on every well, so nothing shows how well it predicts others."]
     where = f"on the {(obs['split'] == split).sum()} {_WORDS[split]} wells"
@@ -208,8 +208,8 @@ def _predicted(results: AnnData) -> list[str]:
     for target, name, simple in targets:
         ours, theirs = (metric(results, target, name, split, model) for model in ("transformer", "ridge"))
         beside = f"; {simple} regression {theirs:.2f}" if math.isfinite(theirs) else ""
-        said.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
-    return said
+        sentences.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
+    return sentences
 
 
 def conclude(
@@ -217,27 +217,29 @@ def conclude(
     top: int = 5,  # compounds and genes named
 ) -> list[str]:  # sentences with the numbers of this run
     """State in words how well held-out wells are predicted, which compounds act and which genes matter."""
-    obs, said = cast(pd.DataFrame, results.obs), _predicted(results)
+    obs, sentences = cast(pd.DataFrame, results.obs), _predicted(results)
     if names := _ranked(results):
-        far = obs.loc[obs["is_control"], "dist_relative"].quantile(0.95)
+        control_q95 = obs.loc[obs["is_control"], "dist_relative"].quantile(0.95)
         nearest = obs[~obs["is_control"]].groupby(obs["compound"].astype(str))["dist_relative"].min()
-        said.append(f"Farthest from the control: {', '.join(names[:top])}.")
-        beyond = f"{(nearest > far).sum()} of {len(names)} compounds have every well farther out than"
-        said.append(f"{beyond} 95 % of the control wells.")
+        sentences.append(f"Farthest from the control: {', '.join(names[:top])}.")
+        beyond = f"{(nearest > control_q95).sum()} of {len(names)} compounds have every well farther out than"
+        sentences.append(f"{beyond} 95 % of the control wells.")
     if "hits" in results.uns:
         hits = results.uns["hits"]
         called = hits.loc[hits["hit"], "compound"].astype(str).tolist()
-        said.append(f"Called: {len(called)} of {len(hits)} compounds{': ' * bool(called)}{', '.join(called[:top])}.")
+        sentences.append(
+            f"Called: {len(called)} of {len(hits)} compounds{': ' * bool(called)}{', '.join(called[:top])}."
+        )
     elif names:
-        said.append("This is a ranking of compounds, not a test of significance.")
+        sentences.append("This is a ranking of compounds, not a test of significance.")
     target = f"the predicted {results.uns['importance_target']}"
     signed = ", ".join(f"{g} ({'+' if value > 0 else '−'})" for g, value in _weighty(results, top).items())
     largest = f"Genes with the largest effect on {target} (+ where more of the gene raises it): {signed}."
-    said.append(largest if signed else f"No gene has an effect on {target}: it is the same for every well.")
+    sentences.append(largest if signed else f"No gene has an effect on {target}: it is the same for every well.")
     if "verdict" in results.uns:
         status = results.uns["verdict"].set_index("claim")["status"]
-        said.append("; ".join(f"{claim}: {LIGHTS[found][1]}" for claim, found in status.items()) + ".")
-    return said
+        sentences.append("; ".join(f"{claim}: {LIGHTS[found][1]}" for claim, found in status.items()) + ".")
+    return sentences
 
 # %% ../nbs/06_report.ipynb #f7c6c312
 def read_notebook_parameters(
@@ -273,8 +275,8 @@ def check_parameters(
     known, checked = read_notebook_parameters(notebook), {}
     for name, value in params.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            matches = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {matches[0]!r}?" if matches else ""
             raise InputError(f"{where}: unknown parameter {name!r} for {Path(notebook).name}{hint}")
         default = tuple(known[name]) if isinstance(known[name], list) else known[name]
         value = coerce(f"{where}: {name}", value, default)

@@ -240,9 +240,9 @@ def test_the_page_is_complete(page: Path, reports: Path):
     assert headings == [
         "What-differs",
         "Metrics",
-        "Do-compounds-rank-alike",
-        "Do-genes-rank-alike",
-        "Hits-over-the-experiments",
+        "Do-compounds-rank-alike?",
+        "Do-genes-rank-alike?",
+        "Hits-across-experiments",
         "Ensembles",
         "What-changed-since-the-last-run",
         "Answer",
