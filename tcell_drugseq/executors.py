@@ -255,7 +255,7 @@ def _watched(client: Client, place: str, cluster: SLURMCluster | None = None, jo
         finally:
             stop.set()
 
-
+# %% ../nbs/07b_executors.ipynb #16a401b2
 @contextmanager
 def open_executor(
     scheduler: str = "",  # empty: this machine; tcp://host:port, tls://host:port, a scheduler file (*.json), or slurm

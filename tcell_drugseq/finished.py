@@ -124,7 +124,7 @@ def _read_settings(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
     code = {"code": made_of["code"]} if "code" in made_of else {}
     return {"data hash": hashed, "version": version} | code | kept | files
 
-
+# %% ../nbs/07b_finished.ipynb #1cb97273
 _READ = ("run.yaml", "hits.csv", "well_predictions_results.csv", "gene_importance_gradinput.csv", "baselines.csv")
 
 
@@ -145,7 +145,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             refuse(str(folder), file, "another file than the report wrote", f"one as {RECORD} says")
     return {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
 
-
+# %% ../nbs/07b_finished.ipynb #9a0b8359
 def _verify(folder: Path, found: Finished) -> None:
     """Raise `InputError` if the files of a report don't agree with its summary."""
     summary, genes = found.summary, len(found.genes) or found.summary.get("genes")

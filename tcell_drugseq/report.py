@@ -152,7 +152,7 @@ def _weighty(results: AnnData, top: int) -> pd.Series:
     effect = results.var["effect_per_sd"]
     return effect[effect[effect != 0].abs().nlargest(top).index]
 
-
+# %% ../nbs/06_report.ipynb #a8dd7aab
 def report_metrics(
     results: AnnData,  # results of a run
     top: int = 10,  # compounds and genes named
@@ -180,7 +180,7 @@ def report_metrics(
         **_judged(results),
     }
 
-
+# %% ../nbs/06_report.ipynb #77b163d7
 def _judged(results: AnnData) -> dict[str, Any]:
     """Verdict, hits and failed audits, as far as this run has them."""
     found: dict[str, Any] = {}
