@@ -5,7 +5,7 @@
 # %% ../nbs/05d_apply.ipynb #5e464731
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -59,19 +59,20 @@ def apply_model(
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     out = predict_wells(model, x)
     predictions = prediction_table(out, model.tasks.scores, results.obs_names)
-    results.obs[list(predictions)] = predictions
+    results.obs[predictions.columns] = predictions
     results.obs["split"], results.obs["fold"] = split, 0
     results.obsm["X_latent"] = out.z
     results.uns["direction_target"] = resolve_target(model.tasks, model.cfg)
-    shift = pick_output(model, out, results.uns["direction_target"]).astype(float)
+    shift = np.asarray(pick_output(model, out, results.uns["direction_target"]), dtype=float)
     add_distances(results, cfg.latent, shift)
     if not seen.any() and results.obs["is_control"].any() and not results.obs["is_control"].all():
-        hits = compound_hits(out.z, results.obs, shift, cfg.hits)
-        names = set(results.obs["compound"][results.obs["is_control"]].astype(str))
+        obs = cast(pd.DataFrame, results.obs)
+        hits = compound_hits(np.asarray(out.z), obs, shift, cfg.hits)
+        names = set(obs["compound"][obs["is_control"]].astype(str))
         results.uns["hits"] = hits
         results.uns["compounds"] = order_by_hits(results.uns["compounds"], hits, names)
     importance = gradient_x_input(model, x, target, cfg.importance.gi_batch_size)
-    results.var[list(importance)] = importance
+    results.var[importance.columns] = importance
     results.var["mean"], results.var["std"] = model.mean.numpy(), model.std.numpy()
     results.uns["importance_target"] = target
     results.uns["metrics"] = evaluate(results, predictions, split)
@@ -96,25 +97,26 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     from tcell_drugseq.importance import pick_output, resolve_target
     from tcell_drugseq.latent import fold_distances, latent_norm, rank_compounds
 
-    results.obs["latent_score"] = latent_norm(results.obsm["X_latent"])
-    control = results.obs["is_control"].to_numpy()
+    results.obs["latent_score"] = latent_norm(np.asarray(results.obsm["X_latent"]))
+    obs = cast(pd.DataFrame, results.obs)
+    control = obs["is_control"].to_numpy()
     if not control.any():
         return
     results.uns["direction_target"] = resolve_target(views[0].model.tasks, views[0].model.cfg)
     activation, distances, shift = {}, [], np.full(results.n_obs, np.nan)
+    latents = {number: np.asarray(out.z) for number, out in outs.items()}
     for v in views:
-        out, number = outs[v.fold.number], v.fold.number
-        what = pick_output(v.model, out, results.uns["direction_target"]).astype(float)
+        number = v.fold.number
+        what = np.asarray(pick_output(v.model, outs[number], results.uns["direction_target"]), dtype=float)
         activation[number] = what - what[control].mean()
         shift[v.fold.test] = activation[number][v.fold.test]
-        distances.append(fold_distances(out.z, results.obs, ~v.fold.seen, cfg.latent)[v.fold.test])
+        distances.append(fold_distances(latents[number], obs, ~v.fold.seen, cfg.latent)[v.fold.test])
     found = pd.concat(distances).reindex(results.obs_names)
-    results.obs[list(found)] = found
-    latents = {number: out.z for number, out in outs.items()}
-    hits = fold_hits(latents, results.obs, [v.fold for v in views], activation, cfg.hits)
-    names = set(results.obs["compound"][control].astype(str))
+    obs[found.columns] = found
+    hits = fold_hits(latents, obs, [v.fold for v in views], activation, cfg.hits)
+    names = set(obs["compound"][control].astype(str))
     results.uns["hits"] = hits
-    results.uns["compounds"] = order_by_hits(rank_compounds(results.obs, shift), hits, names)
+    results.uns["compounds"] = order_by_hits(rank_compounds(obs, shift), hits, names)
 
 # %% ../nbs/05d_apply.ipynb #0f6d3de9
 def apply_folds(
@@ -134,19 +136,19 @@ def apply_folds(
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     outs = {v.fold.number: predict_wells(v.model, v.x) for v in views}
     predictions = out_of_fold(views, outs, results.obs_names)
-    results.obs[list(predictions)] = predictions
+    results.obs[predictions.columns] = predictions
     results.obs["split"] = "oof"
     results.obs["fold"] = np.sum([v.fold.number * v.fold.test for v in views], axis=0)
     everywhere = read_corrected(results, np.ones(results.n_obs, bool), cfg)
-    axes = predict_wells(model, np.asarray(everywhere.X)).z
+    axes = np.asarray(predict_wells(model, np.asarray(everywhere.X)).z)
     latent = np.zeros_like(axes)
     for v in views:
-        latent[v.fold.test] = turn_onto(outs[v.fold.number].z, axes)[v.fold.test]
+        latent[v.fold.test] = turn_onto(np.asarray(outs[v.fold.number].z), axes)[v.fold.test]
     results.obsm["X_latent"] = latent
     _locate(results, views, outs, cfg)
     _explain(results, views, target, cfg)
     results.var["mean"], results.var["std"] = model.mean.numpy(), model.std.numpy()
     results.uns["importance_target"] = target
     results.uns["metrics"] = evaluate(results, predictions, results.obs["split"].to_numpy())
-    results.uns["folds"] = describe_folds(views, results.obs)
+    results.uns["folds"] = describe_folds(views, cast(pd.DataFrame, results.obs))
     return results

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -53,11 +53,11 @@ def score_metrics(
     found = {"R2": r2_score(y, p) if len(y) > 1 else math.nan}
     views = {"": (y, p)}
     if plate is not None and len(np.unique(plate[seen].astype(str))) > 1:
-        views[" within plate"] = tuple(centre_plates(v, plate[seen]).round(12) for v in (y, p))
+        views[" within plate"] = (centre_plates(y, plate[seen]).round(12), centre_plates(p, plate[seen]).round(12))
     for where, (a, b) in views.items():
         flat = len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0
-        found[f"Pearson{where}"] = math.nan if flat else float(pearsonr(a, b).statistic)
-        found[f"Spearman{where}"] = math.nan if flat else float(spearmanr(a, b).statistic)
+        found[f"Pearson{where}"] = math.nan if flat else float(np.asarray(pearsonr(a, b))[0])
+        found[f"Spearman{where}"] = math.nan if flat else float(np.asarray(spearmanr(a, b))[0])
     return found | {"n": len(y)}
 
 # %% ../nbs/03a_baselines.ipynb #1506f59a
@@ -136,7 +136,7 @@ def target_values(
     screen: AnnData,
 ) -> dict[str, np.ndarray]:  # pred_<score>, pred_label_prob, pred_activation -> (N,) measured, NaN where not defined
     """The measured targets of a screen, those that it has."""
-    scores = screen.obsm["scores"] if "scores" in screen.obsm else pd.DataFrame(index=screen.obs_names)
+    scores = cast(pd.DataFrame, screen.obsm["scores"]) if "scores" in screen.obsm else pd.DataFrame()
     found = {f"pred_{name}": values.to_numpy(dtype=float) for name, values in scores.items()}
     for column, name in (("label", LABEL), ("activation_old", "pred_activation")):
         if column in screen.obs:
@@ -180,7 +180,7 @@ def view_fold(
     parts = np.full(len(x), -1)
     parts[fold.seen] = _inner_parts(screen, groups, fold.seen, seed)
     depth = well_depth(screen)[0][:, None].astype(float)
-    return FoldView(z, _rotate(z, fold.seen), parts, groups, depth, _position(screen.obs), seed + fold.number)
+    return FoldView(z, _rotate(z, fold.seen), parts, groups, depth, _position(screen), seed + fold.number)
 
 # %% ../nbs/03a_baselines.ipynb #ebd77cfb
 def _inner_parts(screen: AnnData, groups: np.ndarray, seen: np.ndarray, seed: int) -> np.ndarray:
@@ -197,8 +197,9 @@ def _inner_parts(screen: AnnData, groups: np.ndarray, seen: np.ndarray, seed: in
     return parts
 
 
-def _position(obs: pd.DataFrame) -> np.ndarray:
+def _position(screen: AnnData) -> np.ndarray:
     """Row and column as numbers, plates and batches as indicators; columns that don't vary are left out."""
+    obs = screen.obs
     found = [np.array([ord(str(r)[0]) for r in obs["row"]])] if "row" in obs else []
     found += [obs["column"].to_numpy(dtype=float)] if "column" in obs else []
     for name in ("plate", "batch"):
@@ -312,7 +313,9 @@ def _boost(view: FoldView, y: np.ndarray, known: np.ndarray, label: bool) -> np.
     leaf = int(np.clip(known.sum() // 10, 2, 20))
     model = kind(max_leaf_nodes=8, min_samples_leaf=leaf, max_features=0.1, random_state=view.seed)
     model.set_params(early_stopping=False).fit(features[known], y[known])
-    return model.predict_proba(features)[:, 1] if label else model.predict(features)
+    if isinstance(model, HistGradientBoostingClassifier):
+        return model.predict_proba(features)[:, 1]
+    return model.predict(features)
 
 # %% ../nbs/03a_baselines.ipynb #c6f4a105
 def swap_compounds(
@@ -362,7 +365,7 @@ def fit_baselines(
 
     groups = well_groups(screen, "compound") if groups is None else groups
     targets = target_values(screen)
-    models = [m for m in MODELS if m != "position" or _position(screen.obs).shape[1]]
+    models = [m for m in MODELS if m != "position" or _position(screen).shape[1]]
     tables = {m: pd.DataFrame(np.nan, index=screen.obs_names, columns=list(targets)) for m in models}
     seconds = dict.fromkeys(models, 0.0)
     with threadpool_limits(1):  # small problems: more threads only wait for each other

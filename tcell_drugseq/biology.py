@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,7 @@ def _add_pathways(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
     sets = sets_for(list(results.var_names), cfg.biology)
     if not sets:
         raise InputError("no gene set has five genes among those measured")
-    options = {"permutations": cfg.biology.set_permutations, "seed": cfg.hits.hit_seed}
+    options: dict[str, Any] = {"permutations": cfg.biology.set_permutations, "seed": cfg.hits.hit_seed}
     if "effect_per_sd" in results.var:
         results.uns["gene_enrichment"] = enrich_importance(results, sets, **options)
     if looked:

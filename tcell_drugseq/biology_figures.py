@@ -61,7 +61,12 @@ def plot_enrichment(
     ax.axvline(0, color=_GREY, lw=1)
     ax.hlines(place, 0, shown["nes"], color=colour, lw=1, alpha=0.5)
     ax.scatter(
-        shown["nes"], place, s=_area(shown["q"]), c=np.where(q < 0.05, colour, "white"), edgecolors=colour, zorder=3
+        shown["nes"],
+        place,
+        s=_area(shown["q"]),
+        c=np.where(q < 0.05, colour, "white"),
+        edgecolors=colour.tolist(),
+        zorder=3,
     )
     names = [f"{_text(s, 40)} ({n})" for s, n in zip(shown["set"], shown["size"], strict=True)]
     ax.set_yticks(place, names)
@@ -93,7 +98,7 @@ def plot_hit_enrichment(
     limit = max(known["nes"].abs().max(), 1) if len(known) else 1
     dots = ax.scatter(
         at, place, s=_area(known["q"]) * 0.7, c=known["nes"], cmap="vlag", vmin=-limit, vmax=limit,
-        edgecolors=np.where(ring, _DARK, "none"), linewidths=1.4,
+        edgecolors=np.where(ring, _DARK, "none").tolist(), linewidths=1.4,
     )  # fmt: skip
     ax.set_xticks(range(len(columns)), [_text(c, 24) for c in columns], rotation=60, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows)), [_text(s, 36) for s in rows])
@@ -144,8 +149,9 @@ def plot_signatures(
     plt.close(grid.figure)
     grid.ax_heatmap.tick_params(axis="both", labelsize=7, length=2)
     grid.ax_heatmap.set(xlabel="", ylabel="")
-    grid.ax_cbar.tick_params(labelsize=7, length=2)
-    grid.ax_cbar.set_title("SD of control wells", fontsize=7, pad=2)
+    if grid.ax_cbar is not None:
+        grid.ax_cbar.tick_params(labelsize=7, length=2)
+        grid.ax_cbar.set_title("SD of control wells", fontsize=7, pad=2)
     return grid.figure
 
 # %% ../nbs/05m_biology_figures.ipynb #57f669ba

@@ -256,8 +256,9 @@ def replicate_ceiling(
     """What replicates of a compound allow at most of a score (R2), and what they reach of the label (AUROC)."""
     rows = []
     for column, measured in target_values(screen).items():
-        paired = predictions is not None and predictions.get(column, pd.Series([np.nan])).notna().any()
-        ours = predictions[column].to_numpy(dtype=float) if paired else np.zeros(screen.n_obs)
+        told = predictions[column].to_numpy(dtype=float) if predictions is not None and column in predictions else None
+        paired = told is not None and not np.isnan(told).all()
+        ours = told if told is not None and paired else np.zeros(screen.n_obs)
         at, code = _replicated(screen, ~np.isnan(measured) & ~np.isnan(ours))
         if not at.any() or code.max() < 2:
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ def differential(
     if not compounds:
         return pd.DataFrame(columns=list(_COLUMNS))
     wells = screen[control | name.isin(compounds).to_numpy()]
-    against, blocks = _blocks(wells.obs, block)
+    against, blocks = _blocks(cast(pd.DataFrame, wells.obs), block)
     code = {c: f"c{i}" for i, c in enumerate(compounds)}
     treated = ~wells.obs["is_control"].to_numpy(bool)
     condition = np.where(treated, wells.obs["compound"].astype(str).map(code).fillna(""), "control")
@@ -136,6 +136,6 @@ def beside_model(
         top = np.argsort(-np.abs(weight), kind="stable")[:n]
         overlap = int(mine[top].sum())
         p = float(hypergeom.sf(overlap - 1, total, n, n)) if n else np.nan
-        rho = float(spearmanr(part["log2fc"] / part["se"], weight)[0]) if np.ptp(weight) > 0 else np.nan
+        rho = float(np.asarray(spearmanr(part["log2fc"] / part["se"], weight))[0]) if np.ptp(weight) > 0 else np.nan
         rows.append((compound, total, n, overlap, n * n / total, p, rho))
     return pd.DataFrame(rows, columns=["compound", "genes", "called", "overlap", "expected", "p", "spearman"])

@@ -5,7 +5,7 @@
 # %% ../nbs/05k_dose.ipynb #fd4496a5
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -172,7 +172,8 @@ def _interval(fit: _Fit, wells: _Wells, weight: np.ndarray, kind: str, level: fl
         return float(10 ** (grid[k] + part * (grid[beyond] - grid[k])))
 
     low, high = within[[0, -1]]
-    ends = [0.0 if near[0] == fit.grid[0] else 10 ** near[0], np.inf if near[1] == fit.grid[-1] else 10 ** near[1]]
+    open_low, open_high = near[0] == fit.grid[0], near[1] == fit.grid[-1]
+    ends = 0.0 if open_low else float(10 ** near[0]), np.inf if open_high else float(10 ** near[1])
     return (crossing(low, low - 1) if low else ends[0]), (crossing(high, high + 1) if high < len(grid) - 1 else ends[1])
 
 # %% ../nbs/05k_dose.ipynb #9904d37b
@@ -277,7 +278,7 @@ def fit_curve(
     p = float(f.sf(gain / 3 / max(plain.rss, 1e-12 * total) * free, 3, free))
     weight = np.ones(len(wells.dose))
     if kind == "distance":
-        fitted = np.maximum(curve_values(wells.dose, *plain.params, kind), 1e-12)
+        fitted = np.maximum(curve_values(wells.dose, *plain.params, kind=kind), 1e-12)
         weight = 1 / (1 - np.minimum(plain.params[2] / fitted, 1) ** 2 / 2)
         fit = _fit(wells, weight, kind)
     low, high = _interval(fit, wells, weight, kind)
@@ -289,7 +290,7 @@ def fit_curve(
 # %% ../nbs/05k_dose.ipynb #ce2d4a48
 def _distance(screen: AnnData) -> np.ndarray:
     """(N,) distance of each well to DMSO, 1 for what control wells do."""
-    obs = screen.obs
+    obs = cast(pd.DataFrame, screen.obs)
     if "dist_relative" in obs and "split" in obs and (obs["split"].astype(str) == "oof").all():
         return obs["dist_relative"].to_numpy(float)
     if "X_latent" in screen.obsm:
@@ -306,17 +307,18 @@ def read_response(
     value: str = "distance",  # distance, a column of obs (`pred_Tscore`), or a score
 ) -> tuple[pd.Series, str]:  # (N,) by well, NaN where there is none; its kind for `fit_curve`
     """The response of every well; raises `InputError` if there is no such value or no control well."""
-    obs, control = screen.obs, screen.obs["is_control"].to_numpy(bool)
+    obs = cast(pd.DataFrame, screen.obs)
+    control = obs["is_control"].to_numpy(bool)
     if control.sum() < 2:
         raise InputError(
             f"{value}: found {control.sum()} control wells, expected 2 or more: they are the level at dose 0"
         )
     if value == "distance":
         return pd.Series(_distance(screen), obs.index), "distance"
-    scores = screen.obsm.get("scores")
+    scores = cast("pd.DataFrame | None", screen.obsm.get("scores"))
     column = obs[value] if value in obs else scores[value] if scores is not None and value in scores else None
     if column is None or not pd.api.types.is_numeric_dtype(column):
-        known = [c for c in obs if pd.api.types.is_numeric_dtype(obs[c]) and c != "is_control"]
+        known = [str(c) for c in obs if pd.api.types.is_numeric_dtype(obs[c]) and c != "is_control"]
         found = "no such column" if column is None else f"text ({str(column.iloc[0])!r})"
         raise InputError(f"{value!r}: found {found}, expected distance, a score or one of {few(known, 8)}")
     y = column.to_numpy(float)
@@ -337,7 +339,8 @@ def read_doses(
     screen: AnnData,  # obs with dose and is_control, unit where known
 ) -> tuple[pd.Series, str]:  # (N,) by well: 0 for control wells, NaN where a treated well has none; the unit
     """Dose of every well; raises `InputError` that names the well if a dose is no amount, or units differ."""
-    obs, control = screen.obs, screen.obs["is_control"].to_numpy(bool)
+    obs = cast(pd.DataFrame, screen.obs)
+    control = obs["is_control"].to_numpy(bool)
     if "dose" not in obs:
         raise InputError("dose: found no obs column 'dose', expected the dose of each well (setting `dose` names it)")
     dose = pd.to_numeric(obs["dose"].astype(object), errors="coerce").astype(float)

@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from math import exp, lgamma
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -63,12 +63,13 @@ def _prerank(
     method: str = "multilevel",
 ) -> pd.DataFrame:  # by set: NES, p, leading edge as places
     """gseapy's answer, without its log."""
+    sets: Any = {name: [str(i) for i in at] for name, at in members.items()}  # gseapy's annotation knows no lists
     with _quiet():
         import gseapy
 
         found = gseapy.prerank(
             pd.Series(values, index=[str(i) for i in range(len(values))]),
-            {name: [str(i) for i in at] for name, at in members.items()},
+            sets,
             min_size=1,
             max_size=len(values),
             permutation_num=permutations,
@@ -78,13 +79,14 @@ def _prerank(
             method=method,
             no_plot=True,
         ).res2d
+    assert found is not None  # gseapy fills it as soon as it has run
     table = pd.DataFrame({"nes": found["NES"].astype(float), "p": found["NOM p-val"].astype(float)})
     table["edge"] = [[int(i) for i in str(genes).split(";") if i] for genes in found["Lead_genes"]]
     return table.set_index(found["Term"].to_numpy())
 
 # %% ../nbs/05h_enrichment.ipynb #2966ab7d
 def _genes_of(sets: Mapping[str, Sequence[str] | GeneSet]) -> dict[str, list[str]]:
-    return {name: list(getattr(genes, "genes", genes)) for name, genes in sets.items()}
+    return {name: list(genes.genes if isinstance(genes, GeneSet) else genes) for name, genes in sets.items()}
 
 
 def _fdr(p: pd.Series) -> pd.Series:
@@ -130,7 +132,7 @@ def enrich(
         raise InputError(f"gene sets: no gene of any set is measured: found genes like {found}, expected {wanted}")
     table = pd.DataFrame({"set": list(sets), "genes": [len(set(genes)) for genes in sets.values()]})
     table["size"] = [len(members[name]) for name in sets]
-    why = [_untestable(*row, values, min_size) for row in table[["size", "genes"]].itertuples(index=False)]
+    why = [_untestable(k, n, values, min_size) for k, n in zip(table["size"], table["genes"], strict=True)]
     tested = {str(i): members[name] for i, (name, note) in enumerate(zip(sets, why, strict=True)) if not note}
     found = _prerank(values, tested, permutations, seed).rename(index=int) if tested else pd.DataFrame(index=[])
     table[["nes", "p"]] = found.reindex(index=table.index, columns=["nes", "p"])
@@ -155,13 +157,14 @@ def well_signatures(
     cfg: HitConfig = HitConfig(),  # centre_controls
 ) -> pd.DataFrame:  # wells x genes, shift from plate-matched DMSO in SD of the control wells; no NaN
     """Standardised shift of each well; raises `InputError` for compounds not there or fewer than two controls."""
-    obs, name = screen.obs, screen.obs["compound"].astype(str)
+    obs = cast(pd.DataFrame, screen.obs)
+    name = obs["compound"].astype(str)
     control = obs["is_control"].to_numpy(bool)
     treated = set(name[~control])
     if missing := [c for c in compounds or () if c not in treated]:
         raise InputError(f"signatures: found no treated well of {few(missing)}, expected compounds of this screen")
     kept = control | name.isin(treated if compounds is None else set(compounds)).to_numpy()
-    obs, x = obs[kept], _dense(screen.X[kept])
+    obs, x = obs[kept], _dense(screen[kept].X)
     shifts = shift_wells(x, obs, find_centres(obs, cfg.centre_controls)).vectors
     known = np.isfinite(shifts).all(axis=1)
     controls = shifts[known & obs["is_control"].to_numpy(bool)]
@@ -180,7 +183,7 @@ def compound_signatures(
 ) -> pd.DataFrame:  # compounds x genes, in SD of the control wells; by name
     """Signature of each compound: mean of `well_signatures` over its wells."""
     wells = well_signatures(screen, compounds, cfg)
-    obs = screen.obs.loc[wells.index]
+    obs = cast(pd.DataFrame, screen.obs).loc[wells.index]
     treated = ~obs["is_control"].to_numpy(bool)
     return wells[treated].groupby(obs["compound"].astype(str)[treated].to_numpy()).mean().rename_axis("compound")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def add_quality(
     if "qc" in results.uns or "counts" not in results.layers:
         return
     replicates = replicate_correlation(results)
-    results.uns["qc"] = place_wells(measure_wells(results), results.obs)
+    results.uns["qc"] = place_wells(measure_wells(results), cast(pd.DataFrame, results.obs))
     results.uns["qc_findings"] = judge_screen(results, replicates=replicates)
     results.uns["qc_replicates"] = replicates
 
@@ -88,7 +88,7 @@ def add_baselines(
     asked = np.any([f.test for f in folds], axis=0)
     inner = well_groups(screen, "compound" if cfg.train.split == "random" else cfg.train.split)
     tables = fit_baselines(screen, folds, matrices, cfg.train.seed, inner)
-    ours = results.obs.filter(like="pred_").astype(float)
+    ours = cast(pd.DataFrame, results.obs).filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
     drawn = drawn_groups(screen, cfg.train.split)
     models = {"transformer": ours, **tables}
@@ -108,7 +108,7 @@ def plan_next(
     """List what to test again, and lay out the plates for it."""
     from tcell_drugseq.bench_plan import next_layout, retest_list
 
-    hits, obs = results.uns["hits"], results.obs
+    hits, obs = results.uns["hits"], cast(pd.DataFrame, results.obs)
     listed = retest_list(hits, obs, cfg.hits)
     results.uns["retest_list"] = listed
     names = (listed if len(listed) else hits)["compound"].tolist()

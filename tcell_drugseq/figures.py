@@ -9,7 +9,7 @@ import functools
 import html
 import itertools
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -117,7 +117,7 @@ def plot_losses(
             )
         ax.axvline(results.uns["best_epoch"], color=_DARK, lw=1, ls=":", label="weights kept")
         ax.set(title=_LOSSES[part], xlabel="epoch", ylabel="loss", ylim=(0, None))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
     axes[0].legend(frameon=False)
     return fig
 
@@ -141,7 +141,7 @@ def predicted_scores(
 ) -> list[str]:  # in the order of `obsm["scores"]`
     """Name the scores that are both measured and predicted."""
     measured = results.obsm["scores"] if "scores" in results.obsm else ()
-    return [score for score in measured if f"pred_{score}" in results.obs]
+    return [str(score) for score in measured if f"pred_{score}" in results.obs]
 
 # %% ../nbs/05a_figures.ipynb #0d64ab63
 @_styled
@@ -149,15 +149,13 @@ def plot_scores(
     results: AnnData,  # results with at least one of `predicted_scores`
 ) -> Figure:  # one column per score, training wells above validation wells
     """Draw predicted against measured scores, training and validation apart, with the R² of each."""
-    scores = predicted_scores(results)
+    obs, scores = cast(pd.DataFrame, results.obs), predicted_scores(results)
     panels = list(itertools.product(_splits(results), scores))
     fig, axes = _figure(len(panels), ncols=min(len(scores), 4) if len(scores) > 1 else 2, height=3)
     for ax, (split, score) in zip(axes, panels, strict=True):
-        both = pd.DataFrame(
-            {"measured": results.obsm["scores"][score], "predicted": results.obs[f"pred_{score}"]}
-        ).dropna()
+        both = pd.DataFrame({"measured": results.obsm["scores"][score], "predicted": obs[f"pred_{score}"]}).dropna()
         ends = [both.min().min(), both.max().max()]  # of both splits, so that their panels compare
-        wells = both[results.obs.loc[both.index, "split"] == split]
+        wells = both[obs.loc[both.index, "split"] == split]
         name, colour = _SPLITS[split]
         ax.plot(ends, ends, color=_GREY, lw=1, zorder=0)
         ax.scatter(wells["measured"], wells["predicted"], s=10, color=colour, alpha=0.6, linewidths=0)
@@ -215,19 +213,19 @@ def latent_coordinates(
         import anndata as ad
         import scanpy as sc
 
-        wells = ad.AnnData(z, obsm={"X_pca": latent_coordinates(results).to_numpy()})
+        wells, start = ad.AnnData(z), latent_coordinates(results).to_numpy()
         with sc.settings.verbosity.override(0), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="IProgress not found")  # umap-learn looks for a progress bar
             # a Gaussian kernel of distances; UMAP's own costs 10 s of compilation in each process, and looks the same
             sc.pp.neighbors(wells, n_neighbors=min(15, len(z) - 1), use_rep="X", method="gauss")
-            sc.tl.umap(wells, init_pos="X_pca", random_state=seed)
+            sc.tl.umap(wells, init_pos=start, random_state=seed)
         return pd.DataFrame(wells.obsm["X_umap"], index=results.obs_names, columns=["UMAP 1", "UMAP 2"])
     raise ValueError(f"method: found {method!r}, expected pca or umap")
 
 # %% ../nbs/05a_figures.ipynb #449885de
 def _classes(results: AnnData, top: int = 20) -> pd.Series:
     """The class of each well's compound: control, one of the `top` furthest, or another."""
-    obs = results.obs
+    obs = cast(pd.DataFrame, results.obs)
     ranked = results.uns["compounds"]["compound"].astype(str) if "compounds" in results.uns else pd.Series(dtype=str)
     best = ranked[~ranked.isin(obs.loc[obs["is_control"], "compound"].astype(str))][:top]
     name, others = f"top {len(best)} compounds", "other compounds" if len(best) else "compounds"
@@ -285,7 +283,7 @@ def latent_map(
     import plotly.graph_objects as go
 
     xy, kinds = latent_coordinates(results, method).round(3), _classes(results, top)
-    lines = results.obs.assign(well=results.obs_names)[["compound", "well", "split"]]
+    lines = cast(pd.DataFrame, results.obs).assign(well=results.obs_names)[["compound", "well", "split"]]
     lines = lines.astype(str).map(html.escape, quote=False)
     texts = "<b>" + lines["compound"] + "</b><br>" + lines["well"] + "<br>" + lines["split"] + " well"
     if "dist_relative" in results.obs:
@@ -323,7 +321,7 @@ def plot_compounds(
     top: int = 20,  # compounds shown
 ) -> Figure:  # compounds from the furthest down, every well a dot
     """Draw the compounds furthest from the control, with every replicate and the spread of the control wells."""
-    obs = results.obs
+    obs = cast(pd.DataFrame, results.obs)
     control = obs.loc[obs["is_control"], "dist_relative"]
     wells = obs[_classes(results, top).str.startswith("top").to_numpy()]
     names = [c for c in results.uns["compounds"]["compound"].astype(str) if c in set(wells["compound"].astype(str))]
@@ -364,8 +362,9 @@ def plot_plates(
     max_plates: int = 48,  # plates drawn
 ) -> Figure:  # one panel per plate, one colour scale for all
     """Draw one value of every well where the well sits, plate by plate."""
-    known = results.obsm["scores"] if "scores" in results.obsm else {}
-    wells = results.obs.assign(value=(known if column in known else results.obs)[column].astype(float))
+    obs = cast(pd.DataFrame, results.obs)
+    known = cast(pd.DataFrame, results.obsm["scores"]) if "scores" in results.obsm else pd.DataFrame()
+    wells = obs.assign(value=(known if column in known else obs)[column].astype(float))
     wells["line"] = wells["row"].astype(str).map(ord) - ord("A")
     plates = wells["plate"].astype(str) if "plate" in wells else pd.Series("all wells", index=wells.index)
     names = sorted(plates.unique())
@@ -377,15 +376,15 @@ def plot_plates(
         here = wells[plates == name]
         grid = np.full((nrow, ncol), np.nan)
         grid[here["line"], here["column"] - 1] = here["value"]
-        image = ax.imshow(grid, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+        ax.imshow(grid, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         control = here[here["is_control"]]
         ax.scatter(control["column"] - 1, control["line"], s=7, color="white", edgecolors="black", linewidths=0.6)
-        ax.set_xticks(range(0, ncol, 3), range(1, ncol + 1, 3))
+        ax.set_xticks(range(0, ncol, 3), [str(i) for i in range(1, ncol + 1, 3)])
         ax.set_yticks(range(0, nrow, 2), [chr(ord("A") + i) for i in range(0, nrow, 2)])
         ax.set(title=_text(name, 24), facecolor="#eeeeee")
         ax.tick_params(length=0, labelsize=7)
     label = _UNITS.get(column, _text(column))
-    fig.colorbar(image, ax=axes, label=label, extend="both")
+    fig.colorbar(axes[0].images[0], ax=axes, label=label, extend="both")
     part = f", {len(axes)} of {len(names)} plates" if len(names) > len(axes) else ""
     fig.suptitle(f"{label}{part}; dots: control wells", x=0.01, ha="left", fontsize=10)
     return fig
@@ -399,9 +398,10 @@ def plot_genes(
     """Draw the genes that the prediction leans on most, with their direction."""
     from matplotlib.patches import Patch
 
-    effect = results.var["effect_per_sd"]
+    var = cast(pd.DataFrame, results.var)
+    effect = var["effect_per_sd"]
     order = effect[effect != 0].abs().nlargest(top).index
-    genes, target = results.var.loc[order], _text(results.uns["importance_target"])
+    genes, target = var.loc[order], _text(results.uns["importance_target"])
     colours = np.where(genes["effect_per_sd"] > 0, _UP, _DOWN)
     fig, (left, right) = _figure(2, ncols=2, height=1.0 + 0.21 * len(genes), sharey=True)
     left.barh(range(len(genes)), genes["effect_per_sd"], color=colours)

@@ -249,7 +249,7 @@ def resample(
     ranks = (-lengths).argsort(axis=1).argsort(axis=1) + 1
     rank_low, rank_high = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
     unknown = np.isnan(lengths).any(axis=0)
-    rank_low, rank_high = np.where(unknown, 1, rank_low), np.where(unknown, len(unknown), rank_high)
+    rank_low, rank_high = np.where(unknown, 1, rank_low), np.where(unknown, lengths.shape[1], rank_high)
     names = np.concatenate([part.table.index for part in parts])
     return pd.DataFrame(ends, names, ["low", "high"]).assign(rank_low=rank_low, rank_high=rank_high)
 

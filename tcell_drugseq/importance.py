@@ -54,6 +54,7 @@ def pick_output(
         return getattr(out, target)
     if target.startswith("latent:"):
         return out.z[:, int(target.removeprefix("latent:"))]
+    assert out.scores is not None  # `resolve_target` names a score only where they are predicted
     return out.scores[:, model.tasks.scores.index(target)]
 
 # %% ../nbs/05_importance.ipynb #f3995924

@@ -220,7 +220,7 @@ def fold_agreement(
     pairs = list(itertools.combinations(effects, 2))
     if not pairs:
         return math.nan, math.nan, top
-    taus = [kendalltau(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]
+    taus = [np.asarray(kendalltau(a, b))[0] if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]
     first = [[{g for g in np.argsort(-np.abs(e), kind="stable")[:top] if e[g]} for e in pair] for pair in pairs]
     return float(np.mean(taus)), float(np.mean([len(a & b) / top for a, b in first])), top
 
@@ -230,12 +230,12 @@ _STEPS = 8  # of Integrated Gradients: with 3, single wells far from DMSO missed
 
 def _explain_fold(
     view: FoldModel, screen: AnnData, target: str, wells: int, rng: np.random.Generator
-) -> dict[str, float | np.ndarray]:
-    """The figures that one fold adds to the checks."""
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Effects of the genes (G,) in one fold, and the figures that it adds to the checks."""
     from scipy.stats import spearmanr
 
-    def alike(a: np.ndarray, b: np.ndarray) -> float:
-        return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else math.nan
+    def alike(a: np.ndarray | pd.Series, b: np.ndarray | pd.Series) -> float:
+        return float(np.asarray(spearmanr(a, b))[0]) if np.ptp(a) and np.ptp(b) else math.nan
 
     test = _sample(view.fold.test, wells, rng)
     few = test[np.linspace(0, len(test) - 1, min(len(test), max(1, wells // 3))).astype(int)]
@@ -251,8 +251,7 @@ def _explain_fold(
             read = torch.as_tensor(view.x[at], dtype=torch.float32, device=view.model.mean.device)
             y[at] = pick_output(view.model, view.model(read), target).cpu().numpy()
     effect, size = own["effect_per_sd"].to_numpy(), own["effect_per_sd"].abs()
-    return {
-        "effect": effect,
+    return effect, {
         "missed": error,
         "paths": alike(size, np.abs(paths).mean(axis=0)),
         "paths_gi": alike(own["importance"], np.abs(paths).mean(axis=0)),
@@ -318,11 +317,12 @@ def check_importance(
     target = resolve_target(views[0].model.tasks, views[0].model.cfg, target)
     rng = np.random.default_rng(seed)
     parts = [_explain_fold(v, screen, target, wells, rng) for v in views]
-    mean = {k: _mean([p[k] for p in parts]) for k in parts[0] if k != "effect"}
-    tau, overlap, top = fold_agreement([p["effect"] for p in parts])
+    effects = [effect for effect, _ in parts]
+    mean = {name: _mean([figures[name] for _, figures in parts]) for name in parts[0][1]}
+    tau, overlap, top = fold_agreement(effects)
     curve = deletion_curve(views, screen, target, wells=wells, seed=seed) if curve is None else curve
     start = sorted({dmso_baseline(v, screen)[2] for v in views})
-    silent = sum(not np.any(p["effect"]) for p in parts)
+    silent = sum(not np.any(effect) for effect in effects)
     alone = "one fold is one list: whether another model names the same genes can't be seen"
     mute = f"; {silent} of {len(views)} fold models are silent and name none" if silent else ""
     flat = (

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -161,12 +161,12 @@ def add_distances(
     activation: np.ndarray | None = None,  # (N,) what `activation_shift` is taken from
 ) -> None:
     """Add norm score, distances to DMSO and `uns["compounds"]` to a screen; without controls only the norm."""
-    z = results.obsm["X_latent"]
+    z = np.asarray(results.obsm["X_latent"])
     results.obs["latent_score"] = latent_norm(z)
-    if not results.obs["is_control"].any():
+    obs = cast(pd.DataFrame, results.obs)
+    if not obs["is_control"].any():
         log.warning("no control wells: no distances to DMSO, no ranking")
         return
-    center = dmso_center(z, results.obs, cfg.dmso_cluster)
-    results.obs["dist_euclid"], results.obs["dist_cosine"] = distance_to_dmso(z, center)
-    results.obs["dist_relative"] = relative_distance(results.obs["dist_euclid"].to_numpy(), results.obs)
-    results.uns["compounds"] = rank_compounds(results.obs, activation)
+    obs["dist_euclid"], obs["dist_cosine"] = distance_to_dmso(z, dmso_center(z, obs, cfg.dmso_cluster))
+    obs["dist_relative"] = relative_distance(obs["dist_euclid"].to_numpy(), obs)
+    results.uns["compounds"] = rank_compounds(obs, activation)

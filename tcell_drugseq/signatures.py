@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,9 @@ def gene_replication(
 ) -> pd.Series:  # by gene: ICC(1) of its signature over all compounds, at most 1; NaN without replicates
     """How well the shifts of each gene agree between the wells of a compound."""
     wells = well_signatures(screen, cfg=cfg)
-    treated = ~screen.obs.loc[wells.index, "is_control"].to_numpy(bool)
-    names = screen.obs.loc[wells.index, "compound"].astype(str)[treated].to_numpy()
+    obs = cast(pd.DataFrame, screen.obs).loc[wells.index]
+    treated = ~obs["is_control"].to_numpy(bool)
+    names = obs["compound"].astype(str)[treated].to_numpy()
     code, n = np.unique(names, return_inverse=True, return_counts=True)[1:]
     x = wells.to_numpy()[treated]
     if len(n) < 2 or len(x) == len(n):
@@ -80,7 +81,7 @@ def cluster_signatures(
         signatures = signatures[known[known > 0].nlargest(top).index]
     if signatures.shape[1] < 3:
         raise InputError(f"signatures: found {signatures.shape[1]} genes that replicate, expected three or more")
-    if (bad := signatures.index[~np.isfinite(signatures).all(axis=1)]).size:
+    if (bad := signatures.index[np.flatnonzero(~np.isfinite(signatures.to_numpy()).all(axis=1))]).size:
         raise InputError(f"signatures: found missing values for {few(list(bad))}, expected numbers")
     n = len(signatures)
     distances = _distances(signatures)

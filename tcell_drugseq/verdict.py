@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ def weigh_audit(
     """What the failed audits cost."""
     reasons = []
     for row in table[table["status"] == "fail"].itertuples():
-        costs = COSTS.get(row.audit, _ALL)
+        costs = COSTS.get(str(row.audit), _ALL)
         reasons += [Reason(claim, status, f"{row.tested}: {row.meaning}") for claim, status in costs.items()]
     return reasons
 
@@ -96,17 +96,17 @@ def weigh_prediction(
     reasons, missed = [], 0
     figures = table[table["metric"].isin(["R2", "AUROC"])]
     ours, rivals = figures[figures["model"] == "transformer"], figures[figures["model"] != "replicates"]
-    for row in ours.itertuples():
+    for row, interval in zip(ours.itertuples(), ours["low"].notna(), strict=True):
         beside = figures[(figures["target"] == row.target) & figures["model"].isin(_NAMES)]
         level = beside[~(beside["difference_low"] > 0)]
-        if math.isnan(row.low):
+        if not interval:
             said = (
                 f"{row.target}: {row.metric} {row.value:.2f}, but too few groups of wells to draw from for an interval"
             )
             reasons.append(Reason("prediction", "limited", said))
             missed += 1
         elif len(level):
-            best = level.loc[level["value"].idxmax()] if level["value"].notna().any() else level.iloc[0]
+            best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
             said = f"{row.target}: {_NAMES[best['model']]} reaches {best['value']:.2f}, the model {row.value:.2f}"
             reasons.append(Reason("prediction", "limited", f"{said} ({row.metric})"))
             missed += 1
@@ -137,7 +137,7 @@ def replicate_agreement(
     size = np.bincount(code) if kept.any() else np.zeros(0)
     if len(size) < 3:
         return math.nan, math.nan
-    rng, found = np.random.default_rng(seed), intraclass_correlation(distance, code)
+    rng, found = np.random.default_rng(seed), float(intraclass_correlation(distance, code))
     by_chance = np.array([intraclass_correlation(rng.permutation(distance), code) for _ in range(draws)])
     return found, float((1 + (by_chance >= found).sum()) / (1 + draws))
 
@@ -188,7 +188,7 @@ def weigh_distances(
     """What the distances themselves say about ranking and hits."""
     from scipy.stats import spearmanr
 
-    obs = results.obs
+    obs = cast(pd.DataFrame, results.obs)
     if "dist_relative" not in obs:
         return [Reason(c, "no claim", "no control wells, so no distances") for c in _BOTH]
     if "hits" not in results.uns:
@@ -196,7 +196,7 @@ def weigh_distances(
         return [Reason(c, "no claim", why) for c in _BOTH]
     treated = ~obs["is_control"].to_numpy()
     varies = treated.sum() > 2 and np.ptp(depth[treated]) > 0
-    rho = spearmanr(depth[treated], obs["dist_relative"][treated]).statistic if varies else 0.0
+    rho = np.asarray(spearmanr(depth[treated], obs["dist_relative"][treated]))[0] if varies else 0.0
     reasons = [*_weigh_agreement(obs), *_weigh_calls(results.uns["hits"], cfg)]
     if abs(rho) >= DEPTH_LIMIT:
         status = "no claim" if abs(rho) >= DEPTH_NO else "limited"
