@@ -41,7 +41,7 @@ _SHAPE = {96: (8, 12), 384: (16, 24)}  # rows, columns
 
 
 def _scatter(n: int, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(n, 2) wells, rows and columns used as evenly as can be."""
+    """(n, 2) wells, rows and columns used as evenly as possible."""
     wells = np.array(list(np.ndindex(shape)))
     price = rng.random(len(wells)) / 2
     chosen = []

@@ -45,10 +45,10 @@ def _deal_relevance(model: MultiTaskModel, rng: torch.Generator) -> None:
 
 @torch.no_grad()
 def shuffle_weights(
-    model: MultiTaskModel,  # is left as it is
+    model: MultiTaskModel,  # left unchanged
     seed: int = 614,
 ) -> MultiTaskModel:  # a copy
-    """A model whose weight matrices have their own entries in random order, and its genes another's relevance."""
+    """A model with the entries of each weight matrix shuffled and the relevance of its genes permuted."""
     shuffled, rng = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     for p in shuffled.parameters():
         order = torch.randperm(p.numel(), generator=rng).to(p.device)
@@ -139,7 +139,7 @@ def deletion_curve(
     target: str = "auto",
     shares: tuple[float, ...] = (0.01, 0.05, 0.2),  # of all genes, set to the DMSO mean
     draws: int = 10,  # random lists
-    wells: int = 48,  # at most so many a fold, both to order genes and to be asked
+    wells: int = 48,  # at most so many per fold, both to order genes and to measure the loss
     seed: int = 614,
 ) -> pd.DataFrame:  # genes, metric, importance, random, random_low, random_high, beaten, difference, _low, _high
     """Figure of merit out of fold without the first genes, and without random genes of the same expression level."""
@@ -195,7 +195,7 @@ def _compare_orders(
 def plot_deletion(
     table: pd.DataFrame,  # of deletion_curve
 ) -> Figure:
-    """Draw what is lost with the first genes, and what with random genes of the same expression level."""
+    """Draw what is lost without the first genes, and without random genes of the same expression level."""
     fig, (ax,) = _figure(1, height=2.8)
     place = np.arange(len(table))
     ax.fill_between(place, table["random_low"], table["random_high"], color=_GREY, alpha=0.4, lw=0)
@@ -286,7 +286,7 @@ def _deletion_line(curve: pd.DataFrame, share: float, n_genes: int) -> tuple:
     if np.allclose(curve[["importance", "random"]], curve["importance"].iloc[0], rtol=0, atol=1e-9):
         return "deletion", 0.0, 0.0, "fail", f"{_SILENT}, and taking genes away costs nothing"
     if math.isnan(low):
-        lacking = "deletion of genes can't be judged: what was measured hardly varies in the wells that are asked"
+        lacking = "deletion of genes can't be judged: what was measured hardly varies in the wells tested"
         return "deletion", math.nan, 0.0, "warn", lacking
     whole, chance = curve["importance"].iloc[0], 0.5 if row["metric"] == "AUROC" else 0.0
     status = "fail" if low <= 0 or whole <= chance else "warn" if row["beaten"] < 0.95 else "pass"
@@ -311,7 +311,7 @@ def check_importance(
     seed: int = 614,
     curve: pd.DataFrame | None = None,  # of deletion_curve; made here if absent
 ) -> pd.DataFrame:  # check, value, threshold (fails from here on), status, meaning
-    """Hold the importance of genes against what a list of noise would not pass; raises `InputError` without a fold."""
+    """Put the importance of genes to tests that a list of noise would fail; raises `InputError` without a fold."""
     if not views:
         raise InputError("importance checks: found no fold model, expected at least one")
     target = resolve_target(views[0].model.tasks, views[0].model.cfg, target)
@@ -399,7 +399,7 @@ def compound_importance(
 ) -> pd.DataFrame:  # Compound, Gene, Effect, Z, Expression, Shift, Wells, Against
     """The genes that move each compound's prediction away from DMSO, out of fold; largest shift first.
 
-    Only genes with an effect: a compound that a silent model is asked about has no line.
+    Only genes with an effect: a compound explained by a silent model has no row.
     """
     target = resolve_target(views[0].model.tasks, views[0].model.cfg, target)
     control = screen.obs["is_control"].to_numpy(dtype=bool)

@@ -98,7 +98,7 @@ def fold_distances(
     obs: pd.DataFrame,  # (N,) with is_control, and cluster if one is to be selected
     unseen: np.ndarray,  # (N,) bool: wells that this model has never seen
     cfg: LatentConfig = LatentConfig(),
-    min_controls: int = 3,  # with fewer unseen control wells, all of them serve
+    min_controls: int = 3,  # with fewer unseen control wells, all control wells are used
 ) -> pd.DataFrame:  # (N,) dist_euclid, dist_cosine, dist_relative (unseen control wells have a mean of 1)
     """Distances of all wells to the unseen control wells of one fold."""
     control = obs["is_control"].to_numpy()
@@ -158,7 +158,7 @@ def rank_compounds(
 def add_distances(
     results: AnnData,  # with obsm["X_latent"]; latent_score and dist_* are added to obs
     cfg: LatentConfig = LatentConfig(),
-    activation: np.ndarray | None = None,  # (N,) what `activation_shift` is taken from
+    activation: np.ndarray | None = None,  # (N,) from which `activation_shift` is computed
 ) -> None:
     """Add norm score, distances to DMSO and `uns["compounds"]` to a screen; without controls only the norm."""
     z = np.asarray(results.obsm["X_latent"])

@@ -33,11 +33,11 @@ class Reason(NamedTuple):
     status: str
     because: str
 
-
+# %% ../nbs/05f_verdict.ipynb #73635af6
 def settle(
     reasons: list[Reason],  # at least one per claim
 ) -> pd.DataFrame:  # claim, status, because; one row per claim
-    """The worst reason decides; reasons of that weight are all given, and for a full claim those that carry it."""
+    """Give each claim the status of its worst reason, with all reasons of that status."""
     rows = []
     for claim in CLAIMS:
         mine = [r for r in reasons if r.claim == claim]
@@ -63,7 +63,7 @@ COSTS: dict[str, dict[str, str]] = {
     "values against names": _TARGETS,
     "replicates": {"ranking": "limited"},
     "controls": {"ranking": "no claim", "hits": "no claim"},
-    "smallest q": {},  # hits say so themselves
+    "smallest q": {},  # the hits state it themselves
     "power": {},
     "compound and plate": {"ranking": "limited", "hits": "limited"},
     "target and plate": _TARGETS,
@@ -92,7 +92,7 @@ _NAMES = {
 def weigh_prediction(
     table: pd.DataFrame,  # of compare_models
 ) -> list[Reason]:
-    """Which targets are predicted better than by anything that knows no expression."""
+    """Which targets are predicted better than by any model that sees no expression."""
     reasons, missed = [], 0
     figures = table[table["metric"].isin(["R2", "AUROC"])]
     ours, rivals = figures[figures["model"] == "transformer"], figures[figures["model"] != "replicates"]
@@ -100,9 +100,7 @@ def weigh_prediction(
         beside = figures[(figures["target"] == row.target) & figures["model"].isin(_NAMES)]
         level = beside[~(beside["difference_low"] > 0)]
         if not interval:
-            said = (
-                f"{row.target}: {row.metric} {row.value:.2f}, but too few groups of wells to draw from for an interval"
-            )
+            said = f"{row.target}: {row.metric} {row.value:.2f}, but there are too few groups of wells for an interval"
             reasons.append(Reason("prediction", "limited", said))
             missed += 1
         elif len(level):
@@ -120,7 +118,7 @@ def weigh_prediction(
     if "position" not in set(table["model"]):
         said = "positions are not known: whether the plate predicts can't be seen"
         reasons.append(Reason("prediction", "limited", said))
-    return reasons or [Reason("prediction", "no claim", "nothing is both measured and predicted")]
+    return reasons or [Reason("prediction", "no claim", "no target is both measured and predicted")]
 
 # %% ../nbs/05f_verdict.ipynb #11130e1f
 def replicate_agreement(
@@ -128,7 +126,7 @@ def replicate_agreement(
     draws: int = 1000,  # random pairings
     seed: int = 614,
 ) -> tuple[float, float]:  # intraclass correlation of the distance, one-sided p; NaN without replicates
-    """How far the distance of one well of a compound is known from its other wells."""
+    """How well the distance of one well of a compound is predicted by its other wells."""
     wells = obs[~obs["is_control"] & obs["dist_relative"].notna()]
     code = pd.factorize(wells["compound"].astype(str))[0]
     size = np.bincount(code)
@@ -149,11 +147,11 @@ def _weigh_agreement(obs: pd.DataFrame) -> list[Reason]:
     """Whether the order of compounds repeats from well to well."""
     icc, p = replicate_agreement(obs)
     if math.isnan(icc):
-        said = "fewer than three compounds have replicates: nothing shows that the order repeats"
+        said = "fewer than three compounds have replicates: nothing shows that the order is reproducible"
         return [Reason(c, "no claim", said) for c in _BOTH]
     figures = f"(intraclass correlation {icc:.2f}, p = {p:.2g})"
     if p > 0.05:
-        said = f"wells of one compound agree on their distance no better than strangers {figures}"
+        said = f"wells of one compound agree on their distance no better than wells of different compounds {figures}"
         return [Reason(c, "no claim", said) for c in _BOTH]
     return [Reason("ranking", "claim", f"wells of one compound agree on their distance {figures}")]
 
@@ -167,12 +165,14 @@ def _weigh_calls(hits: pd.DataFrame, cfg: HitConfig) -> list[Reason]:
         why = [w for w in hits["why_not"] if w]
         common = f": {max(set(why), key=why.count)}" if why else ""
         reasons.append(Reason("hits", "no claim", f"no compound of {len(hits)} at q < {cfg.hit_q:g}{common}"))
-        reasons.append(Reason("ranking", "limited", "no compound is told from DMSO, so the order is mostly noise"))
+        reasons.append(
+            Reason("ranking", "limited", "no compound is distinguished from DMSO, so the order is mostly noise")
+        )
     if not (hits["smallest_p"] < cfg.hit_q).any():
-        said = "there are fewer control wells than the null needs: no compound could be told from DMSO"
+        said = "there are fewer control wells than the null needs: no compound could be distinguished from DMSO"
         reasons += [Reason(c, "no claim", said) for c in _BOTH]
     if set(hits["null_level"]) - {"plate"}:
-        said = "the DMSO centre is not that of each compound's own plate"
+        said = "not every compound is compared with the DMSO wells of its own plate"
         reasons += [Reason(c, "limited", said) for c in _BOTH]
     return reasons
 
@@ -192,7 +192,7 @@ def weigh_distances(
     if "dist_relative" not in obs:
         return [Reason(c, "no claim", "no control wells, so no distances") for c in _BOTH]
     if "hits" not in results.uns:
-        why = "the model has seen these wells; distances of wells in its training are not evidence"
+        why = "the model has seen these wells, and distances of training wells are not evidence"
         return [Reason(c, "no claim", why) for c in _BOTH]
     treated = ~obs["is_control"].to_numpy()
     varies = treated.sum() > 2 and np.ptp(depth[treated]) > 0
@@ -214,7 +214,7 @@ def weigh_importance(
     name = "label" if target == "logit" else target
     mine = [r for r in prediction if r.because.startswith(f"{name}:")]
     lost = [r for r in mine if r.status != "claim"]
-    reasons = [Reason(claim, "no claim", f"what it explains is not predicted: {r.because}") for r in lost]
+    reasons = [Reason(claim, "no claim", f"its target is not predicted: {r.because}") for r in lost]
     if "importance_checks" not in results.uns:
         return [*reasons, Reason(claim, "limited", "its checks were not made")]
     table = results.uns["importance_checks"]
@@ -231,13 +231,13 @@ def judge_claims(
     if "baselines" in results.uns:
         prediction = weigh_prediction(results.uns["baselines"])
     else:
-        prediction = [Reason("prediction", "limited", "nothing was held against it: no baselines")]
+        prediction = [Reason("prediction", "limited", "it was compared with nothing: no baselines")]
     if "val" in set(results.obs.get("split", ())):
-        said = "the wells that judge it have chosen the epoch and the shrinkage, so its figures are slightly too good"
+        said = "the wells that judge it also chose the epoch and the shrinkage, so its figures are slightly too good"
         prediction.append(Reason("prediction", "limited", said))
     reasons = [*prediction, *weigh_distances(results, depth, cfg), *weigh_importance(results, prediction)]
     if "split" in results.obs and set(results.obs["split"][~results.obs["is_control"]]) == {"train"}:
-        said = "every treated well has taught the model: nothing shows how well it predicts others"
+        said = "every treated well was used in training: nothing shows how well the model predicts others"
         reasons += [Reason(claim, "no claim", said) for claim in ("prediction", "gene importance")]
     return settle([*reasons, *weigh_audit(results.uns["audit"])])
 
