@@ -44,7 +44,7 @@ def sets_for(
     cfg: BiologyConfig = BiologyConfig(),  # gene_sets
     least: int = 5,  # genes of a set that have to be measured
 ) -> dict[str, GeneSet]:  # by name
-    """The gene sets that can be asked about; raises `InputError` for a GMT file that can't be used."""
+    """The gene sets that can be tested; raises `InputError` for a GMT file that can't be used."""
     from tcell_drugseq.gene_sets import gene_sets, read_gmt
 
     known, there = read_gmt(cfg.gene_sets) if cfg.gene_sets else gene_sets(), set(genes)
@@ -109,7 +109,7 @@ _PARTS = {
 def add_biology(
     results: AnnData,  # of a run; tables are added to uns, and what is left out to uns["biology_notes"]
     cfg: RunConfig,  # biology, hits
-    stages: Callable[[str], AbstractContextManager],  # takes the time of what runs inside
+    stages: Callable[[str], AbstractContextManager],  # times what runs inside
 ) -> None:
     """Add pathways, groups, changed genes and dose curves; what the screen does not allow becomes a note."""
     if not cfg.biology.biology:

@@ -27,7 +27,7 @@ __all__ = ['log', 'differential', 'beside_model']
 
 # %% ../nbs/05i_differential.ipynb #6427c39f
 def _counts(screen: AnnData) -> np.ndarray:
-    """Raw counts as whole numbers, (N, G); names the first value that is none."""
+    """Raw counts as whole numbers, (N, G); the error names the first value that is not a count."""
     if "counts" not in screen.layers:
         raise InputError("differential expression: found no layer 'counts', expected raw counts beside X")
     counts = _dense(screen.layers["counts"])
@@ -42,7 +42,7 @@ def _counts(screen: AnnData) -> np.ndarray:
 
 # %% ../nbs/05i_differential.ipynb #a0f9eaea
 def _blocks(obs: pd.DataFrame, block: str) -> tuple[str, pd.Series | None]:
-    """What is held constant, and its value for each well; None where it has one value or nothing can be held."""
+    """What is held constant, and its value for each well; None if it has one value or nothing can be held constant."""
     control = obs["is_control"].to_numpy(bool)
     if block and block not in obs:
         raise InputError(f"block: found {block!r}, expected a column of obs: {', '.join(map(str, obs.columns))}")
@@ -58,7 +58,7 @@ _WHOLE = 100  # genes without a zero that the median ratio should rest on
 
 
 def _fit(counts: np.ndarray, condition: np.ndarray, blocks: pd.Series | None):
-    """PyDESeq2's fit of (n, G) counts, without a word; `condition` is "control" or a code."""
+    """PyDESeq2's fit of (n, G) counts, without its log; `condition` is "control" or a code."""
     from pydeseq2.dds import DeseqDataSet
 
     wells = [str(i) for i in range(len(counts))]
@@ -125,7 +125,7 @@ def beside_model(
     importance: pd.Series,  # gene -> effect on the prediction, signed: `results.var["effect_per_sd"]`
     q: float = 0.05,  # genes below it are called
 ) -> pd.DataFrame:  # compound, genes (compared), called, overlap, expected, p, spearman
-    """Hold the genes that each compound changes against those that the model leans on."""
+    """Compare the genes that each compound changes with those that the model leans on."""
     from scipy.stats import hypergeom, spearmanr
 
     rows = []
