@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["shared_runs"]
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [  # compounds as people call them
     "NA",

@@ -14,35 +14,38 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from shared_runs import call
 
 SMALL = "--n_plates 1 --n_compounds 80 --n_controls 32 --n_genes 200".split()
-BRIEF = "--folds 2 --compare_draws 100 --hit_draws 500 --hit_bootstrap 100".split()
+DRAWS = "--compare_draws 100 --hit_draws 500 --hit_bootstrap 100".split()
+BRIEF = ["--folds", "2", *DRAWS]
 LATENT = [f"Latent_{i}" for i in range(5 * (16 + 8))]  # members, each with z_dim numbers and its components
 QUICK = [*"--epochs 3 --d_model 16 --n_components 8 --num_threads 1".split(), *BRIEF]
 
 
-def call(*args, **kwargs):
-    command = [sys.executable, "-m", "tcell_drugseq", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
-
-
 def tree(folder):
+    """Every file below a folder, with when it was written."""
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
 
 
 @pytest.fixture(scope="module")
-def screen(tmp_path_factory):
+def screen(fork, tmp_path_factory):
     folder = tmp_path_factory.mktemp("screen") / "data"
-    assert call("simulate", folder, *SMALL).returncode == 0
+    assert fork("simulate", folder, *SMALL).returncode == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def trained(screen):
-    out = screen.parent / "results"
-    done = call("run", "--data_dir", screen, "--out_dir", out, *QUICK)
+def ran(screen):
+    """The run that most tests look at, and what it said."""
+    done = call("run", "--data_dir", screen, "--out_dir", screen.parent / "results", *QUICK)
     assert done.returncode == 0, done.stderr
-    return out
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(ran, screen):
+    return screen.parent / "results"
 
 
 def read(path):
@@ -108,11 +111,9 @@ def test_every_exported_figure_is_out_of_fold(trained):
     assert set(treated["fold"]) == {1, 2} and treated.groupby("metabolite")["fold"].nunique().max() == 1
 
 
-def test_the_verdict_is_printed_last_and_kept_for_machines(screen, trained, tmp_path):
-    done = call("run", "--data_dir", screen, "--out_dir", tmp_path / "r", *QUICK, "--no_baselines")
-    assert done.returncode == 0, done.stderr
+def test_the_verdict_is_printed_last_and_kept_for_machines(ran, trained):
     claims = ["prediction", "ranking", "hits", "gene importance"]
-    assert [line.split(":")[0] for line in done.stdout.strip().splitlines()[-4:]] == claims
+    assert [line.split(":")[0] for line in ran.stdout.strip().splitlines()[-4:]] == claims
     found = json.loads((trained / "metrics.json").read_text())
     assert [row["claim"] for row in found["verdict"]] == claims
     assert {row["status"] for row in found["verdict"]} <= {"claim", "limited", "no claim"}
@@ -129,21 +130,24 @@ def test_best_and_last_differ_as_the_history_says(trained):
     assert all((last["state"][k] == float("gain" in k)).all() for k in drawn)
 
 
-def test_dashes_and_underscores_are_the_same(screen, tmp_path):
+def test_dashes_and_underscores_are_the_same(fork, screen, tmp_path):
     both = [tmp_path / "a", tmp_path / "b"]
     flags = "--epochs 1 --d_model 16 --num_threads 1 --use_zscore --batch_size 64 --gi_batch_size 50 --seed 3 --folds 1"
+    flags += " --no_baselines --no_biology --compare_draws 100 --hit_draws 500 --hit_bootstrap 100"
     for out, style in zip(both, (flags, flags.replace("_", "-")), strict=True):
-        done = call("run", "--data_dir", screen, "--out-dir", out, *style.split())
+        done = fork("run", "--data_dir", screen, "--out-dir", out, *style.split())
         assert done.returncode == 0, done.stderr
     tables = [(out / "well_predictions_results.csv").read_bytes() for out in both]
     assert tables[0] == tables[1]
 
 
-def test_historical_skip_train_replaces_the_exports_only(screen, trained, tmp_path):
+def test_historical_skip_train_replaces_the_exports_only(fork, screen, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "results")
     before = tree(tmp_path / "results")
     model = tmp_path / "results" / "model.pt"
-    done = call("run", "--data_dir", screen, "--out_dir", tmp_path / "results", "--skip_train", "--model_path", model)
+    done = fork(
+        "run", "--data_dir", screen, "--out_dir", tmp_path / "results", "--skip_train", "--model_path", model, *DRAWS
+    )
     assert done.returncode == 0, done.stderr
     after = tree(tmp_path / "results")
     assert before.keys() == after.keys()
@@ -154,12 +158,12 @@ def test_historical_skip_train_replaces_the_exports_only(screen, trained, tmp_pa
     pd.testing.assert_frame_equal(old, new, rtol=1e-5)
 
 
-def test_predict_needs_expression_only(screen, trained, tmp_path):
+def test_predict_needs_expression_only(fork, screen, trained, tmp_path):
     new = tmp_path / "new"
     new.mkdir()
     shuffled = pd.read_csv(screen / "expr_mat.csv").sample(frac=1, axis=1, random_state=0).head(7)
     shuffled.to_csv(new / "expr_mat.csv", index=False)
-    done = call("predict", "--model_path", trained / "model.pt", "--data_dir", new, "--out_dir", tmp_path / "out")
+    done = fork("predict", "--model_path", trained / "model.pt", "--data_dir", new, "--out_dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     old, predicted = (read(p / "well_predictions_results.csv") for p in (trained, tmp_path / "out"))
     assert predicted["split"].tolist() == old["split"].head(7).tolist()  # known by their expression
@@ -192,10 +196,11 @@ MISTAKES = {
     "out_dir below a file": (["--out_dir", "{tmp}/typo.yaml/results"], "cannot be written"),
     "out_dir holds a run": (["--out_dir", "{trained}"], "already holds a run"),
 }
+WHOLE = ("missing folder", "pickle as model")  # in a process of their own, imports and all
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(name, screen, trained, tmp_path):
+def test_a_mistake_is_one_line_and_leaves_nothing(fork, name, screen, trained, tmp_path):
     from tcell_drugseq.checkpoint import save_model
     from tcell_drugseq.config import ModelConfig
     from tcell_drugseq.model import MultiTaskModel, Tasks
@@ -208,7 +213,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, screen, trained, tmp_pat
     flags, message = MISTAKES[name]
     flags = [f.format(tmp=tmp_path, trained=trained, screen=screen) for f in flags]
     before = tree(tmp_path), tree(trained)
-    done = call("run", "--data_dir", screen, "--out_dir", "results", *QUICK, *flags, cwd=tmp_path)
+    command = ("run", "--data_dir", screen, "--out_dir", "results", *QUICK, *flags)
+    done = (call if name in WHOLE else fork)(*command, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "WARNING"))]
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], done.stderr
@@ -271,10 +277,10 @@ def test_interrupted_run_says_how_to_go_on(screen, tmp_path):
     assert state.exists() and not (tmp_path / "r").exists()
 
 
-def test_an_existing_folder_may_be_a_mount_point(screen, tmp_path):
+def test_an_existing_folder_may_be_a_mount_point(fork, screen, tmp_path):
     (tmp_path / "r").mkdir()
     before = (tmp_path / "r").stat().st_ino
-    done = call(
+    done = fork(
         "run", "--data_dir", screen, "--out_dir", tmp_path / "r", *QUICK, "--scores", "Pseudotime", "--label", ""
     )
     assert done.returncode == 0, done.stderr
@@ -284,22 +290,22 @@ def test_an_existing_folder_may_be_a_mount_point(screen, tmp_path):
     assert "pred_Pseudotime" in predicted and not {"pred_Tscore", "pred_logit", "label_cls"} & set(predicted)
 
 
-def test_killed_while_moving_files_in_goes_on(screen, trained, tmp_path):
+def test_killed_while_moving_files_in_goes_on(fork, screen, trained, tmp_path):
     out = tmp_path / "r"
     shutil.copytree(trained, out)
     (out / "run.yaml").unlink()
     (out / ".partial").mkdir()
-    done = call("run", "--data_dir", screen, "--out_dir", out, *QUICK)
+    done = fork("run", "--data_dir", screen, "--out_dir", out, *QUICK)
     assert done.returncode == 0, done.stderr
     assert (out / "run.yaml").exists() and not (out / ".partial").exists()
 
 
-def test_unknown_flag_is_named(screen):
-    done = call("run", "--data_dir", screen, "--epoch", "3")
+def test_unknown_flag_is_named(fork, screen):
+    done = fork("run", "--data_dir", screen, "--epoch", "3")
     assert done.returncode == 2 and "--epoch" in done.stderr
 
 
-def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
+def test_killed_training_goes_on_to_the_same_bits(fork, screen, tmp_path):
     flags = "--epochs 40 --d_model 16 --n_components 8 --num_threads 1 --no_baselines --no_check_importance".split()
     flags += BRIEF
     command = [sys.executable, "-m", "tcell_drugseq", "run", "--data_dir", str(screen), *flags, "--out_dir"]
@@ -310,9 +316,9 @@ def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state.exists() and not (tmp_path / "killed").exists(), "the training must be killed before its end"
-    again = call("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "killed")
+    again = fork("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "killed")
     assert again.returncode == 0 and "continuing after epoch" in again.stderr
-    calm = call("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "calm")
+    calm = fork("run", "--data_dir", screen, *flags, "--out_dir", tmp_path / "calm")
     assert calm.returncode == 0
     for name in ("model.pt", "model_last.pt", "model_fold1.pt", "model_fold2.pt"):
         ours, theirs = (torch.load(tmp_path / d / name, weights_only=True)["state"] for d in ("killed", "calm"))
@@ -320,7 +326,7 @@ def test_killed_training_goes_on_to_the_same_bits(screen, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["calm", "killed"]
 
 
-def test_validate_says_everything_at_once(screen, tmp_path):
+def test_validate_says_everything_at_once(fork, screen, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(screen, broken)
     labels = (broken / "labels_cls.csv").read_text().splitlines()
@@ -328,26 +334,26 @@ def test_validate_says_everything_at_once(screen, tmp_path):
     (broken / "well_id.csv").unlink()
     expression = (broken / "expr_mat.csv").read_text()
     (broken / "expr_mat.csv").write_text(expression.replace("\n", "\n1e400,", 1).replace(",", "", 1))
-    done = call("validate", "--data_dir", broken)
+    done = fork("validate", "--data_dir", broken)
     assert done.returncode == 2
     for part in ("labels_cls.csv", "'maybe'", "well_id.csv", "expr_mat.csv", "191"):
         assert part in done.stdout, part
-    assert call("validate", screen).returncode == 0
-    asked = call("validate", screen, "--dmso_cluster", "C99")
+    assert fork("validate", screen).returncode == 0
+    asked = fork("validate", screen, "--dmso_cluster", "C99")
     assert asked.returncode == 2 and "C99" in asked.stderr
 
 
-def test_audit_answers_without_training_and_fails_with_3(screen, tmp_path):
+def test_audit_answers_without_training_and_fails_with_3(fork, screen, tmp_path):
     clear = tmp_path / "clear"  # with effects that replicates repeat even in a screen this small
-    assert call("simulate", clear, *SMALL, "--strength", "3").returncode == 0
-    fine = call("audit", "--data_dir", clear, "--out_dir", tmp_path / "fine")
+    assert fork("simulate", clear, *SMALL, "--strength", "3").returncode == 0
+    fine = fork("audit", "--data_dir", clear, "--out_dir", tmp_path / "fine")
     tilted = tmp_path / "tilted"
-    assert call("simulate", tilted, *SMALL, "--column_effect", "6").returncode == 0
-    spoilt = call("audit", "--data_dir", tilted, "--out_dir", tmp_path / "spoilt")
+    assert fork("simulate", tilted, *SMALL, "--column_effect", "6").returncode == 0
+    spoilt = fork("audit", "--data_dir", tilted, "--out_dir", tmp_path / "spoilt")
     assert (fine.returncode, spoilt.returncode) == (0, 3), (fine.stdout, fine.stderr, spoilt.stderr)
     table = read(tmp_path / "spoilt" / "audit.csv")
     failed = table[table["status"] == "fail"]
     assert {"Tscore", "PC1"} <= set(failed.loc[failed["audit"] == "position alone", "tested"])
     assert "position alone" in spoilt.stdout and "Nothing fails" in fine.stdout
-    again = call("audit", "--data_dir", clear, "--out_dir", tmp_path / "fine")
+    again = fork("audit", "--data_dir", clear, "--out_dir", tmp_path / "fine")
     assert again.returncode == 2 and "audit.csv: found an audit" in again.stderr

@@ -1,7 +1,6 @@
 """`tcell-drugseq screen` as users call it: counts and a plate map in, a screen or one line out, nothing left over."""
 
 import csv
-import json
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import yaml
 from anndata import AnnData
 from conftest import HOSTILE, NAMES
 from scipy import sparse
+from shared_runs import call, tree
 from test_counts_inputs import edit, grids, write_mtx
 
 from tcell_drugseq.config import DataConfig, ScreenConfig, SimConfig
@@ -33,58 +33,6 @@ FILES = {  # of a screen with doses and a label
 LABEL = ["--label", "Tscore>0.5"]
 TINY = "--epochs 2 --d_model 16 --n_components 8 --n_members 1 --folds 2 --num_threads 1 --no_baselines".split()
 BRIEF = "--compare_draws 100 --hit_draws 500 --hit_bootstrap 100 --set_permutations 100 --biology_top 2".split()
-
-
-def call(*args, cwd=None):
-    """A process of its own, imports and all."""
-    command = [sys.executable, "-m", "tcell_drugseq", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
-
-
-SERVER = """
-import json, os, signal, sys, traceback
-import graspologic_native, scanpy, sklearn.neighbors
-from tcell_drugseq import cli, counts, data, exports, platemap, qc, raw_screen, scores
-for line in sys.stdin:
-    args, cwd, said = json.loads(line)
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    signal.alarm(120)
-    os.chdir(cwd)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number in (1, 2):
-        os.dup2(os.open(said + str(number), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-    sys.argv = ["tcell-drugseq", *args]
-    try:
-        code = cli.main()
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        code = traceback.print_exc() or 1
-    print(end="", flush=True)
-    os._exit(code or 0)  # without taking scanpy down again
-"""
-
-
-@pytest.fixture(scope="module")
-def fork():
-    """The same in processes that have scanpy from the start, which saves seconds."""
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(*args, cwd):
-        said = str(cwd.parent / f"{cwd.name}.said")
-        print(json.dumps([[*map(str, args)], str(cwd), said]), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(args, code, *(Path(f"{said}{n}").read_text() for n in (1, 2)))
-
-    yield ask
-    server.stdin.close()
-    server.wait(60)
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 class Sent(NamedTuple):

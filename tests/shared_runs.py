@@ -1,0 +1,61 @@
+"""What more than one file of tests needs to run: the command line, in processes that start at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def call(*args, cwd=None):
+    """The command line in a process of its own, imports and all."""
+    command = [sys.executable, "-m", "tcell_drugseq", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+SERVER = """
+import json, os, signal, sys, traceback
+import graspologic_native, scanpy, sklearn.neighbors
+from tcell_drugseq import cli, counts, data, exports, pipeline, platemap, qc, raw_screen, scores
+for line in sys.stdin:
+    args, cwd, said = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    signal.alarm(300)
+    os.chdir(cwd)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number in (1, 2):
+        os.dup2(os.open(said + str(number), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    sys.argv = ["tcell-drugseq", *args]
+    try:
+        code = cli.main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        code = traceback.print_exc() or 1
+    print(end="", flush=True)
+    os._exit(code or 0)  # without taking scanpy down again
+"""
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory):
+    """The same in processes that have every package from the start, which saves five seconds for each."""
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    said = str(tmp_path_factory.mktemp("fork") / "said")
+
+    def ask(*args, cwd="."):
+        print(json.dumps([[*map(str, args)], str(cwd), said]), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(args, code, *(Path(f"{said}{n}").read_text() for n in (1, 2)))
+
+    yield ask
+    server.stdin.close()
+    server.wait(60)
+
+
+def tree(folder):
+    """Every file below a folder, with what it holds."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
