@@ -12,17 +12,13 @@ from contextlib import suppress
 import nbformat
 import pandas as pd
 import pytest
+from shared_runs import call
 
 from tcell_drugseq.config import SimConfig, write_yaml
 from tcell_drugseq.simulate import simulate_screen, write_simulation
 
 BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "compare_draws": 100, "hit_draws": 500}
-BRIEF |= {"baselines": False, "check_importance": False, "biology": False}
-
-
-def call(*args, cwd=None):
-    command = [sys.executable, "-m", "tcell_drugseq", "batch", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=cwd)
+BRIEF |= {"hit_bootstrap": 100, "baselines": False, "check_importance": False, "biology": False}
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +34,19 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def night(data):
-    """A set of which one experiment can't be run, after its first call and after two more."""
-    own = {"plain": {}, "broken": {"data_dir": str(data / "broken")}, "flat": {"use_zscore": False}}
+def night(fork, data):
+    """A set of which one experiment can't be run, after its first call and after two more; two differ in the seed."""
+    own = {"plain": {"seed": 1}, "broken": {"seed": 1, "data_dir": str(data / "broken")}, "other": {"seed": 2}}
     shared = {"data_dir": str(data / "good"), **BRIEF}
-    write_yaml({"shared": shared, "experiments": own, "grid": {"seed": [1]}}, data / "night.yaml")
-    arguments = [data / "night.yaml", "--reports_dir", data / "reports", "--jobs", "2"]
+    write_yaml({"shared": shared, "experiments": own, "grid": {"epochs": [2]}}, data / "night.yaml")
+    arguments = ["batch", data / "night.yaml", "--reports_dir", data / "reports", "--jobs", "2"]
     first = call(*arguments)
     index = (data / "reports" / "index.html").read_text(encoding="utf-8")
     times = {p: p.stat().st_mtime_ns for p in (data / "reports").rglob("*.csv")}
-    second = call(*arguments)
+    second = fork(*arguments)
     assert times == {p: p.stat().st_mtime_ns for p in (data / "reports").rglob("*.csv")}
     shutil.copy(data / "good" / "labels_cls.csv", data / "broken")
-    return first, index, second, call(*arguments), data / "reports"
+    return first, index, second, fork(*arguments), data / "reports"
 
 
 def test_one_failure_stops_no_other(night):
@@ -58,11 +54,11 @@ def test_one_failure_stops_no_other(night):
     assert first.returncode == 1
     assert "3 of 4 experiments are done" in first.stdout
     said = first.stderr.splitlines()
-    assert said[-2] == "1 failed:" and said[-1].startswith("  broken-seed1: labels_cls.csv: data row")
+    assert said[-2] == "1 failed:" and said[-1].startswith("  broken-epochs2: labels_cls.csv: data row")
     assert "found 'maybe', expected 0 or 1" in said[-1]
-    for name in ("plain-seed1", "flat-seed1", "night-comparison"):
+    for name in ("plain-epochs2", "other-epochs2", "night-comparison"):
         assert (reports / name / "report.html").exists() and f'href="{name}/report.html"' in index
-    assert 'href="broken-seed1.failed/report.html"' in index
+    assert 'href="broken-epochs2.failed/report.html"' in index
 
 
 SLOW = """
@@ -101,36 +97,36 @@ def test_a_second_call_skips_what_is_done_and_tries_the_rest(night):
     _, _, second, third, reports = night
     assert second.returncode == 1 and second.stderr.count("done before") == 3  # the comparison, too
     assert third.returncode == 0 and third.stderr.count("done before") == 2
-    assert (reports / "broken-seed1" / "report.html").exists() and not (reports / "broken-seed1.failed").exists()
+    assert (reports / "broken-epochs2" / "report.html").exists() and not (reports / "broken-epochs2.failed").exists()
 
 
 def test_the_comparison_takes_in_what_came_later(night):
     found = json.loads((night[-1] / "night-comparison" / "metrics.json").read_text())
     assert found["run"] == 2 and found["set"] == "night"
     params = (night[-1] / "night-comparison" / "params.yaml").read_text()
-    assert "broken-seed1" in params and "plain-seed1" in params
+    assert "broken-epochs2" in params and "plain-epochs2" in params
 
 
-def test_other_data_or_parameters_are_run_again_when_allowed(night, data, tmp_path):
+def test_other_data_or_parameters_are_run_again_when_allowed(fork, night, data, tmp_path):
     reports = tmp_path / "reports"
-    shutil.copytree(night[-1] / "plain-seed1", reports / "plain-seed1")
-    write_yaml({"data_dir": str(data / "good"), **BRIEF, "seed": 2}, tmp_path / "plain-seed1.yaml")
-    refused = call(tmp_path / "plain-seed1.yaml", "--reports_dir", reports)
+    shutil.copytree(night[-1] / "plain-epochs2", reports / "plain-epochs2")
+    write_yaml({"data_dir": str(data / "good"), **BRIEF, "seed": 2}, tmp_path / "plain-epochs2.yaml")
+    refused = fork("batch", tmp_path / "plain-epochs2.yaml", "--reports_dir", reports)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert "holds a report (other parameters: seed)" in refused.stderr and "--overwrite replaces it" in refused.stderr
-    done = call(tmp_path / "plain-seed1.yaml", "--reports_dir", reports, "--overwrite")
+    done = fork("batch", tmp_path / "plain-epochs2.yaml", "--reports_dir", reports, "--overwrite")
     assert done.returncode == 0, done.stderr
-    before, now = (json.loads((reports / "plain-seed1" / f).read_text()) for f in ("previous.json", "metrics.json"))
+    before, now = (json.loads((reports / "plain-epochs2" / f).read_text()) for f in ("previous.json", "metrics.json"))
     assert (before["run"], now["run"]) == (1, 2)
     assert before["validation"] != now["validation"] and before["hash"] == now["hash"]
-    asked = call(tmp_path / "plain-seed1.yaml", "--reports_dir", reports, "--dry_run")
+    asked = fork("batch", tmp_path / "plain-epochs2.yaml", "--reports_dir", reports, "--dry_run")
     assert asked.returncode == 0 and "done" in asked.stdout
 
 
-def test_a_dry_run_shows_everything_and_makes_nothing(data, tmp_path):
+def test_a_dry_run_shows_everything_and_makes_nothing(fork, data, tmp_path):
     grid = {"seed": [1, 2], "use_zscore": [True, False], "encoder": ["induced"]}
     write_yaml({"shared": {"data_dir": str(data / "good")}, "grid": grid}, tmp_path / "many.yaml")
-    done = call(tmp_path / "many.yaml", "--dry_run", "--reports_dir", tmp_path / "reports")
+    done = fork("batch", tmp_path / "many.yaml", "--dry_run", "--reports_dir", tmp_path / "reports")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 5 and "use_zscore" in lines[0] and "encoder" not in lines[0]
@@ -157,34 +153,30 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_mistake_is_one_line_before_anything_runs(case, data, tmp_path):
+def test_a_mistake_is_one_line_before_anything_runs(fork, case, data, tmp_path):
     text, found, expected = WRONG[case]
     text += "" if "shared" in text or case == "no YAML" else f"\nshared: {{data_dir: '{data / 'good'}'}}"
     (tmp_path / "many.yaml").write_text(text, encoding="utf-8")
-    done = call("many.yaml", "--reports_dir", "reports", cwd=tmp_path)
+    done = (call if case == "no data" else fork)("batch", "many.yaml", "--reports_dir", "reports", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert found in done.stderr and expected in done.stderr, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["many.yaml"]
 
 
-def test_a_scheduler_that_is_none_is_one_line(data, tmp_path):
+def test_a_scheduler_that_is_none_is_one_line(fork, data, tmp_path):
     write_yaml({"data_dir": str(data / "good")}, tmp_path / "one.yaml")
-    done = call(tmp_path / "one.yaml", "--reports_dir", tmp_path / "reports", "--scheduler", "slrum")
+    done = fork("batch", tmp_path / "one.yaml", "--reports_dir", tmp_path / "reports", "--scheduler", "slrum")
     assert done.returncode == 2 and "scheduler: found 'slrum'" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_seeds_become_an_ensemble(night, data, tmp_path):
-    seeds = {"shared": {"data_dir": str(data / "good"), **BRIEF}, "grid": {"seed": [1, 2]}}
-    write_yaml(seeds, tmp_path / "plain.yaml")
-    done = call(tmp_path / "plain.yaml", "--reports_dir", tmp_path / "reports")
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "reports" / "plain-comparison" / "results"
+def test_seeds_become_an_ensemble(night):
+    """What was mended since has the seed of another, so it is none of the members."""
+    reports = night[-1]
+    folder = reports / "night-comparison" / "results"
     wells = pd.read_csv(folder / "ensemble_predictions.csv", keep_default_na=False).set_index("well_id")
-    singles = [
-        pd.read_csv(tmp_path / f"reports/plain-seed{s}/results/well_predictions_results.csv", keep_default_na=False)
-        for s in (1, 2)
-    ]
+    tables = [reports / f"{name}-epochs2" / "results" / "well_predictions_results.csv" for name in ("plain", "other")]
+    singles = [pd.read_csv(table, keep_default_na=False) for table in tables]
     predicted = pd.concat([s.set_index("well_id")["pred_Tscore"] for s in singles], axis=1).loc[wells.index]
     assert (wells["pred_Tscore"] - predicted.mean(axis=1)).abs().max() < 1e-6
     assert (wells["sd_Tscore"] - predicted.std(axis=1, ddof=1)).abs().max() < 1e-6
