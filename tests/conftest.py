@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
 
 pytest_plugins = ["shared_runs"]
@@ -52,8 +53,24 @@ def hostile_report(tmp_path_factory):
     screen.obsm["scores"] = screen.obsm["scores"].set_axis([HOSTILE["score"], "Tscore", "Pseudotime"], axis=1)
     write_bundle(screen, root / HOSTILE["folder"])
     brief = {"epochs": 2, "d_model": 16, "folds": 2, "compare_draws": 100, "hit_draws": 500, "num_threads": 1}
+    brief |= {"n_members": 2, "hit_bootstrap": 100, "set_permutations": 100, "biology_top": 3}
     params = {"data_dir": str(root / HOSTILE["folder"]), **brief}
     return run_report("hostile", params, root / "reports")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Notebooks of reports run here and not in a kernel of their own, as far as the cell that fails."""
+
+    def execute(notebook, params, out_ipynb, log_file=None):
+        names = {}
+        for cell in (c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"):
+            exec(cell.source, names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= params
+        raise AssertionError("no cell has failed, and outputs are only kept by a kernel")
+
+    monkeypatch.setattr("tcell_drugseq.experiment.execute_notebook", execute)
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_used_is_one_line_and_leaves_no_folder(case: str, inputs: dict[str, str], tmp_path: Path):
+def test_what_cannot_be_used_is_one_line_and_leaves_no_folder(
+    case: str, inputs: dict[str, str], tmp_path: Path, in_process: None
+):
     change, message = BAD[case]
     with pytest.raises(InputError, match=message) as error:
         run_report("bad", inputs | change, tmp_path / "reports", notebook=NOTEBOOK)
