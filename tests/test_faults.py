@@ -77,10 +77,12 @@ def results(reports: Path) -> dict[str, bytes]:
 def undisturbed(night, tmp_path_factory):
     """The results when nothing goes wrong."""
     reports = tmp_path_factory.mktemp("undisturbed")
+    begun = time.monotonic()
     code, said = finish(night, reports)
     assert code == 0, said
     found = results(reports)
     assert len(found) > 20
+    (night.parent / "seconds").write_text(str(time.monotonic() - begun))
     return found
 
 
@@ -98,7 +100,11 @@ def assert_sound(night: Path, reports: Path) -> int:
 
 def assert_finishes(night: Path, reports: Path, undisturbed: dict) -> None:
     """A call finishes the set, with the results of an undisturbed run; another has nothing to do."""
-    code, said = finish(night, reports)
+    assert_finished(night, reports, undisturbed, *finish(night, reports))
+
+
+def assert_finished(night: Path, reports: Path, undisturbed: dict, code: int, said: str) -> None:
+    """The same of a call that has ended with this exit code and said this."""
     assert code == 0, said
     assert assert_sound(night, reports) == 2
     assert results(reports) == undisturbed
@@ -136,11 +142,10 @@ def of_kind(batch: subprocess.Popen, kind: str) -> list[psutil.Process]:
 EXPERIMENT, KERNEL = "tcell_drugseq.batch import work", "ipykernel_launcher"
 
 
-def test_killed_at_random_moments(night, undisturbed, tmp_path):
+def test_killed_at_random_moments_and_gone_on_with_by_one_of_two_batches(night, undisturbed, tmp_path):
+    """A batch is killed, and what goes on with it keeps another batch out of the folder."""
     reports, clock, times = tmp_path / "reports", random.Random(time.time_ns()), []
-    begun = time.monotonic()
-    finish(night, tmp_path / "once")
-    whole = time.monotonic() - begun
+    whole = float((night.parent / "seconds").read_text())
     for _ in range(TIMES):
         batch = start(night, reports)
         times.append(clock.uniform(0, whole))
@@ -155,7 +160,14 @@ def test_killed_at_random_moments(night, undisturbed, tmp_path):
             assert results(reports) == undisturbed
             shutil.rmtree(reports)
     print(f"killed {TIMES} times, after {', '.join(f'{t:.1f}' for t in times)} of {whole:.0f} s")
-    assert_finishes(night, reports, undisturbed)
+    for stale in reports.glob(".*.partial/progress.json"):
+        stale.unlink()
+    first = start(night, reports)
+    until(lambda: list(reports.glob(".*.partial/progress.json")))
+    code, said = finish(night, reports)
+    assert code == 2 and "another batch is at work there" in said and said.count("\n") == 1, said
+    said = "".join(first.communicate(timeout=500))
+    assert_finished(night, reports, undisturbed, first.returncode, said)
 
 
 @pytest.mark.parametrize("kind", [EXPERIMENT, pytest.param(KERNEL, marks=HEAVY)], ids=["experiment", "kernel"])
@@ -275,17 +287,6 @@ def test_the_clock_jumps(night, undisturbed, tmp_path):
     assert results(reports) == undisturbed
     code, said = finish(night, reports)
     assert code == 0 and said.count("done before") == 2, said
-
-
-def test_two_batches_on_one_folder(night, undisturbed, tmp_path):
-    reports = tmp_path / "reports"
-    first = start(night, reports)
-    until(lambda: list(reports.glob(".*.partial/progress.json")))
-    code, said = finish(night, reports)
-    assert code == 2 and "another batch is running there" in said and said.count("\n") == 1, said
-    said = "".join(first.communicate(timeout=400))
-    assert first.returncode == 0, said
-    assert results(reports) == undisturbed
 
 
 @HEAVY
