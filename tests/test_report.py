@@ -200,6 +200,7 @@ def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
     assert {p.name for p in (tmp_path / "wells").iterdir()} == {"expr_mat.csv", "well_id.csv", "meta_id.csv"}
     model = str(hostile_report / "results" / "model.pt")
     params = {"data_dir": str(tmp_path / "wells"), "skip_train": True, "model_path": model, "num_threads": 1}
+    params |= {"set_permutations": 100, "biology_top": 3}
     folder = run_report("loaded", params, tmp_path / "reports")
     summary = json.loads((folder / "metrics.json").read_text())
     assert (summary["split"], summary["validation_wells"], summary["control_wells"]) == ("new", 16, 0)
