@@ -1,5 +1,6 @@
 """A report of a small simulated screen in which every kind of name tries to run a script."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -37,13 +38,22 @@ HOSTILE = {
 
 @pytest.fixture(scope="session")
 def hostile_report(tmp_path_factory):
-    """The folder of a finished report."""
+    """The folder of a finished report, made once for all processes of pytest."""
+    from tcell_drugseq.exports import locked
+
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "hostile"
+    with locked(root / ".lock", "another process makes it", timeout=-1):
+        report = root / "reports" / "hostile"
+        return report if report.exists() else make_hostile_report(root)
+
+
+def make_hostile_report(root: Path) -> Path:
     from tcell_drugseq.config import SimConfig
     from tcell_drugseq.data import write_bundle
     from tcell_drugseq.experiment import run_report
     from tcell_drugseq.simulate import simulate_screen
 
-    root = tmp_path_factory.mktemp("hostile")
     small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
     screen = simulate_screen(small).screen
     names = screen.obs["compound"].astype(str)
