@@ -23,7 +23,7 @@ TIMES = int(os.environ.get("FAULTS", 1))
 HEAVY = pytest.mark.skipif("FAULTS" not in os.environ, reason="takes minutes; FAULTS=1 or more tries it")
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 SETTINGS = {"epochs": 6, "folds": 2, "n_members": 1, "d_model": 16, "hit_draws": 500, "compare_draws": 100}
-SETTINGS |= {"baselines": False, "check_importance": False, "biology": False}
+SETTINGS |= {"hit_bootstrap": 100, "baselines": False, "check_importance": False, "biology": False}
 RUN = """
 from tcell_drugseq.config import RunConfig, leaves, with_leaves
 from tcell_drugseq.pipeline import run
