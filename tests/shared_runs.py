@@ -16,8 +16,10 @@ def call(*args, cwd=None):
 
 SERVER = """
 import json, os, signal, sys, traceback
-import graspologic_native, scanpy, sklearn.neighbors
-from tcell_drugseq import cli, counts, data, exports, pipeline, platemap, qc, raw_screen, scores
+import captum.attr, graspologic_native, gseapy, pydeseq2.dds, pydeseq2.ds, safetensors.torch, scanpy, sklearn.neighbors
+import lightning_fabric, matplotlib.pyplot, seaborn, torch, typer._adapters
+from tcell_drugseq import apply, audit, biology, checkpoint, cli, counts, crossfit, data, evidence, exports, figures
+from tcell_drugseq import pipeline, platemap, qc, raw_screen, scores, simulate, store, training, verdict
 for line in sys.stdin:
     args, cwd, said = json.loads(line)
     if child := os.fork():

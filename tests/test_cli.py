@@ -17,8 +17,9 @@ import torch
 from shared_runs import call
 
 SMALL = "--n_plates 1 --n_compounds 80 --n_controls 32 --n_genes 200".split()
-DRAWS = "--compare_draws 100 --hit_draws 500 --hit_bootstrap 100".split()
+DRAWS = "--compare_draws 100 --hit_draws 500 --hit_bootstrap 100 --set_permutations 100 --biology_top 2".split()
 BRIEF = ["--folds", "2", *DRAWS]
+MODEL_ALONE = "--no_baselines --no_check_importance --no_biology".split()
 LATENT = [f"Latent_{i}" for i in range(5 * (16 + 8))]  # members, each with z_dim numbers and its components
 QUICK = [*"--epochs 3 --d_model 16 --n_components 8 --num_threads 1".split(), *BRIEF]
 
@@ -133,7 +134,9 @@ def test_best_and_last_differ_as_the_history_says(trained):
 def test_dashes_and_underscores_are_the_same(fork, screen, tmp_path):
     both = [tmp_path / "a", tmp_path / "b"]
     flags = "--epochs 1 --d_model 16 --num_threads 1 --use_zscore --batch_size 64 --gi_batch_size 50 --seed 3 --folds 1"
-    flags += " --no_baselines --no_biology --compare_draws 100 --hit_draws 500 --hit_bootstrap 100"
+    flags += (
+        " --no_baselines --no_biology --no_check_importance --compare_draws 100 --hit_draws 500 --hit_bootstrap 100"
+    )
     for out, style in zip(both, (flags, flags.replace("_", "-")), strict=True):
         done = fork("run", "--data_dir", screen, "--out-dir", out, *style.split())
         assert done.returncode == 0, done.stderr
@@ -295,7 +298,7 @@ def test_killed_while_moving_files_in_goes_on(fork, screen, trained, tmp_path):
     shutil.copytree(trained, out)
     (out / "run.yaml").unlink()
     (out / ".partial").mkdir()
-    done = fork("run", "--data_dir", screen, "--out_dir", out, *QUICK)
+    done = fork("run", "--data_dir", screen, "--out_dir", out, *QUICK, *MODEL_ALONE)
     assert done.returncode == 0, done.stderr
     assert (out / "run.yaml").exists() and not (out / ".partial").exists()
 
@@ -306,8 +309,7 @@ def test_unknown_flag_is_named(fork, screen):
 
 
 def test_killed_training_goes_on_to_the_same_bits(fork, screen, tmp_path):
-    flags = "--epochs 40 --d_model 16 --n_components 8 --num_threads 1 --no_baselines --no_check_importance".split()
-    flags += BRIEF
+    flags = [*"--epochs 20 --d_model 16 --n_components 8 --num_threads 1".split(), *BRIEF, *MODEL_ALONE]
     command = [sys.executable, "-m", "tcell_drugseq", "run", "--data_dir", str(screen), *flags, "--out_dir"]
     state = tmp_path / ".killed.partial" / "progress.pt"
     process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
