@@ -33,7 +33,7 @@ def clean() -> AnnData:
 @pytest.fixture(scope="module")
 def tiny() -> AnnData:
     """For what does not ask how much is seen."""
-    return simulate_screen(SimConfig(n_plates=1, n_compounds=80, n_controls=32, n_genes=60)).screen
+    return simulate_screen(SimConfig(n_plates=1, n_compounds=80, n_controls=32, n_genes=100)).screen
 
 
 def run(audits: tuple, screen: AnnData) -> pd.DataFrame:

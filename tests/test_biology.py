@@ -11,7 +11,17 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 
 from tcell_drugseq.biology_figures import plot_enrichment, plot_hit_enrichment, plot_signatures, plot_volcano
-from tcell_drugseq.config import DataConfig, HitConfig, ModelConfig, RunConfig, SimConfig, TrainConfig
+from tcell_drugseq.config import (
+    BiologyConfig,
+    CompareConfig,
+    DataConfig,
+    HitConfig,
+    ImportanceConfig,
+    ModelConfig,
+    RunConfig,
+    SimConfig,
+    TrainConfig,
+)
 from tcell_drugseq.differential import beside_model, differential
 from tcell_drugseq.enrichment import compound_signatures, enrich, enrich_hits, enrich_importance
 from tcell_drugseq.gene_sets import gene_sets
@@ -45,6 +55,9 @@ def finished(tmp_path_factory):
         model=ModelConfig(n_members=2),
         train=TrainConfig(folds=3, num_threads=1),
         hits=HitConfig(hit_draws=2000, hit_bootstrap=200),
+        importance=ImportanceConfig(check_importance=False),
+        compare=CompareConfig(baselines=False),
+        biology=BiologyConfig(biology=False),
         out_dir=str(root / "out"),
     )
     return sim, run(cfg), read_h5ad(root / "out" / "results.h5ad")

@@ -165,7 +165,7 @@ def test_killed_at_random_moments_and_gone_on_with_by_one_of_two_batches(night, 
     first = start(night, reports)
     until(lambda: list(reports.glob(".*.partial/progress.json")))
     code, said = finish(night, reports)
-    assert code == 2 and "another batch is at work there" in said and said.count("\n") == 1, said
+    assert code == 2 and "another batch is running there" in said and said.count("\n") == 1, said
     said = "".join(first.communicate(timeout=500))
     assert_finished(night, reports, undisturbed, first.returncode, said)
 

@@ -8,6 +8,7 @@ import torch
 from anndata import AnnData
 
 from tcell_drugseq.config import (
+    BiologyConfig,
     CompareConfig,
     DataConfig,
     HitConfig,
@@ -26,13 +27,14 @@ CFG = RunConfig(
     train=TrainConfig(epochs=2, folds=2, num_threads=1),
     compare=CompareConfig(compare_draws=100),
     hits=HitConfig(hit_draws=500, hit_bootstrap=100),
+    biology=BiologyConfig(set_permutations=100, biology_top=2),
 )
 
 
 @pytest.fixture(scope="module")
 def screen() -> AnnData:
     torch.set_num_threads(1)
-    return simulate_screen(SimConfig(n_plates=1, n_compounds=80, n_controls=32, n_genes=200, strength=3.0)).screen
+    return simulate_screen(SimConfig(n_plates=1, n_compounds=40, n_controls=20, n_genes=120, strength=3.0)).screen
 
 
 def answer(screen: AnnData, tmp_path, **train) -> tuple[AnnData, dict[str, str]]:
@@ -81,7 +83,7 @@ def test_no_positions(screen: AnnData, tmp_path):
 
 def test_replicates_torn_apart_as_asked(screen: AnnData, tmp_path):
     results, _ = answer(screen, tmp_path, split="random")
-    assert set(results.obs["split"]) == {"oof"} and len(results.uns["hits"]) == 80
+    assert set(results.obs["split"]) == {"oof"} and len(results.uns["hits"]) == 40
 
 
 def test_left_out_plates_and_batches(screen: AnnData, tmp_path):

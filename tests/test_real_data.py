@@ -67,7 +67,7 @@ def run_as_written(name: str, out: Path, **changes: object) -> AnnData:
 
 
 def test_mek_and_braf_inhibitors_are_far_from_dmso(tmp_path: Path):
-    results = run_as_written("ljp005.yaml", tmp_path / "out")
+    results = run_as_written("ljp005.yaml", tmp_path / "out", biology=False)
     drugs = results.obs.groupby("compound")["pert_type"].first()
     ranked = [c for c in results.uns["compounds"]["compound"] if drugs[c] == "trt_cp"]
     assert len(ranked) == 55
@@ -82,7 +82,7 @@ def test_mek_and_braf_inhibitors_are_far_from_dmso(tmp_path: Path):
 
 
 def test_a_plate_that_carries_nothing_gets_no_claim(tmp_path: Path):
-    results = run_as_written("mini_mac.yaml", tmp_path / "out")
+    results = run_as_written("mini_mac.yaml", tmp_path / "out", biology=False)
     verdict = results.uns["verdict"].set_index("claim")["status"]
     assert (verdict == "no claim").all(), results.uns["verdict"].to_string()
 
