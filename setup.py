@@ -26,7 +26,7 @@ setup(
     python_requires=">=" + meta["min_python"],
     packages=find_packages(include=["tcell_drugseq*"]),
     include_package_data=True,
-    package_data={"tcell_drugseq": ["assets/**/*"]},
+    package_data={"tcell_drugseq": ["assets/**/*", "py.typed"]},
     install_requires=lines("requirements"),
     extras_require={
         "cluster": lines("cluster_requirements"),

@@ -39,7 +39,7 @@ HOSTILE = {
 @pytest.fixture(scope="session")
 def hostile_report(tmp_path_factory):
     """The folder of a finished report, made once for all processes of pytest."""
-    from tcell_drugseq.exports import locked
+    from tcell_drugseq.base.folders import locked
 
     root = tmp_path_factory.getbasetemp()
     root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "hostile"
@@ -49,10 +49,10 @@ def hostile_report(tmp_path_factory):
 
 
 def make_hostile_report(root: Path) -> Path:
-    from tcell_drugseq.config import SimConfig
-    from tcell_drugseq.data import write_bundle
-    from tcell_drugseq.experiment import run_report
-    from tcell_drugseq.simulate import simulate_screen
+    from tcell_drugseq.base.defaults import SimConfig
+    from tcell_drugseq.data.reading import write_bundle
+    from tcell_drugseq.data.simulate import simulate_screen
+    from tcell_drugseq.report.experiment import run_report
 
     small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
     screen = simulate_screen(small).screen

@@ -204,9 +204,9 @@ WHOLE = ("missing folder", "pickle as model")  # in a process of their own, impo
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(fork, name, screen, trained, tmp_path):
-    from tcell_drugseq.checkpoint import save_model
-    from tcell_drugseq.config import ModelConfig
-    from tcell_drugseq.model import MultiTaskModel, Tasks
+    from tcell_drugseq.base.defaults import ModelConfig
+    from tcell_drugseq.model.checkpoint import save_model
+    from tcell_drugseq.model.network import MultiTaskModel, Tasks
 
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Path("x")))
     save_model(MultiTaskModel(["?1", "?2"], Tasks(label=True), ModelConfig()), tmp_path / "other.pt", split={})
@@ -237,8 +237,8 @@ class Trap:
 @pytest.mark.parametrize("kind", ["pickle", "torch", "old torch"])
 @pytest.mark.parametrize("force", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"])
 def test_code_in_a_model_never_runs(kind, force, tmp_path, monkeypatch):
-    from tcell_drugseq.checkpoint import load_model
-    from tcell_drugseq.config import InputError
+    from tcell_drugseq.base.settings import InputError
+    from tcell_drugseq.model.checkpoint import load_model
 
     trap = Trap(tmp_path / "sprung")
     if kind == "pickle":

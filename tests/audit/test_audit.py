@@ -1,0 +1,222 @@
+"""Audits: every fault of the simulator is seen, a clean screen is not accused, and no screen makes them crash."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from conftest import real
+
+from tcell_drugseq.audit.design import DESIGN_AUDITS, control_variances, smallest_p
+from tcell_drugseq.audit.layout import LAYOUT_AUDITS
+from tcell_drugseq.audit.mixups import MIXUP_AUDITS
+from tcell_drugseq.audit.names import NAME_AUDITS
+from tcell_drugseq.audit.run import AUDITS, audit_screen, explain_audit, run_audit, worst
+from tcell_drugseq.audit.targets import TARGET_AUDITS, held_out_r2
+from tcell_drugseq.base.defaults import DataConfig, RunConfig, SimConfig
+from tcell_drugseq.base.files import read_yaml
+from tcell_drugseq.base.settings import InputError, with_leaves
+from tcell_drugseq.data.reading import read_h5ad, read_screen, write_bundle
+from tcell_drugseq.data.simulate import simulate_screen
+from tcell_drugseq.latent.hits import compound_p_values
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = SimConfig(n_plates=2, n_compounds=172, n_genes=300)
+
+
+@pytest.fixture(scope="module")
+def clean() -> AnnData:
+    return simulate_screen(SMALL).screen
+
+
+@pytest.fixture(scope="module")
+def tiny() -> AnnData:
+    """For what does not ask how much is seen."""
+    return simulate_screen(SimConfig(n_plates=1, n_compounds=80, n_controls=32, n_genes=100)).screen
+
+
+def run(audits: tuple, screen: AnnData) -> pd.DataFrame:
+    return pd.DataFrame([vars(f) for audit in audits for f in audit(screen)])
+
+
+def failed(table: pd.DataFrame) -> set[str]:
+    return set(table.loc[table["status"] == "fail", "audit"])
+
+
+def with_scores(screen: AnnData, **columns) -> AnnData:
+    screen = screen.copy()
+    screen.obsm["scores"] = screen.obsm["scores"].assign(**columns)
+    return screen
+
+
+def test_a_clean_screen_fails_nothing(clean: AnnData):
+    table = audit_screen(clean)
+    assert worst(table) == "warn"  # two replicates allow no lone hit, and that is said
+    assert failed(table) == set()
+
+
+@pytest.mark.parametrize("fault", ["threshold_label", "sum_activation"])
+def test_faults_of_the_targets(fault: str):
+    name = {"threshold_label": "label thresholds a score", "sum_activation": "target is a sum of the others"}[fault]
+    assert failed(run(TARGET_AUDITS, simulate_screen(replace(SMALL, **{fault: True})).screen)) == {name}
+
+
+LAYOUT_FAULTS = {
+    "row_effect": (4.0, "position alone"),
+    "column_effect": (4.0, "position alone"),
+    "edge_effect": (3.0, "edge effects"),
+    "edge_controls": (True, "DMSO placement"),
+    "same_position": (True, "replicates in one place"),
+}
+MIXUPS = {"swap_plates": "plates exchanged", "rotate_plate": "plates turned", "shift_rows": "rows shifted"}
+
+
+@pytest.mark.parametrize("fault", LAYOUT_FAULTS)
+def test_faults_of_the_layout(fault: str):
+    value, audit = LAYOUT_FAULTS[fault]
+    assert audit in failed(run(LAYOUT_AUDITS, simulate_screen(replace(SMALL, **{fault: value})).screen))
+
+
+@pytest.mark.parametrize("fault", MIXUPS)
+def test_plates_that_were_mixed_up(fault: str):
+    found = failed(run(MIXUP_AUDITS, simulate_screen(SimConfig(n_genes=600, **{fault: True})).screen))
+    assert MIXUPS[fault] in found
+
+
+def test_a_screen_of_noise_has_replicates_that_agree_like_strangers():
+    noise = simulate_screen(replace(SMALL, strength=0.0, column_effect=4.0)).screen
+    assert "replicates against strangers" in failed(run(LAYOUT_AUDITS, noise))
+
+
+def test_all_pairs_of_score_columns_that_markers_can_tell_apart(clean: AnnData):
+    for a, b in [("Tscore", "CytoTRACE"), ("Pseudotime", "CytoTRACE")]:
+        swapped = clean.copy()
+        swapped.obsm["scores"] = clean.obsm["scores"].rename(columns={a: b, b: a})
+        assert "scores under the wrong name" in failed(run(NAME_AUDITS, swapped)), (a, b)
+
+
+def test_scores_made_of_depth_and_of_expression(clean: AnnData):
+    depth = np.log(clean.layers["counts"].sum(axis=1))
+    noise = np.random.default_rng(0).normal(size=clean.n_obs)
+    deep = with_scores(clean, CytoTRACE=depth + 0.2 * depth.std() * noise)
+    assert "target follows depth" in failed(run(TARGET_AUDITS, deep))
+    made = with_scores(clean, Pseudotime=clean.X[:, :30].mean(axis=1))
+    assert "target is computed from X" in failed(run(TARGET_AUDITS, made))
+
+
+def test_a_sum_of_few_genes_in_fewer_wells_than_genes():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 2000)) + rng.normal(size=(300, 3)) @ rng.normal(size=(3, 2000))
+    y, groups = x[:, :10].sum(axis=1), np.arange(300) // 2
+    assert held_out_r2(x, y, groups) > 0.99
+    assert held_out_r2(x, y + 0.5 * y.std() * rng.normal(size=300), groups) < 0.9
+    assert held_out_r2(x, rng.normal(size=300), groups) < 0.2
+
+
+def test_smallest_p_is_that_of_the_hit_calls():
+    for n_controls, r in [(2, 1), (3, 2), (12, 2), (12, 3), (30, 5)]:
+        obs = pd.DataFrame({"compound": ["DMSO"] * n_controls + ["a"] * r, "plate": "P1"})
+        obs["is_control"] = obs["compound"] == "DMSO"
+        z = np.random.default_rng(0).normal(size=(len(obs), 2))
+        assert compound_p_values(z, obs).loc["a", "smallest_p"] == pytest.approx(smallest_p(n_controls, r))
+
+
+def test_control_variances_do_not_count_plate_shifts():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"is_control": np.arange(200) % 5 == 0, "plate": np.repeat(["P1", "P2", "P3", "P4"], 50)})
+    x = np.zeros((200, 30))
+    x[:, :3] = rng.normal(size=(200, 3)) * [9, 6, 3]
+    shifted = x + np.repeat(rng.normal(0, 50, (4, 30)), 50, axis=0)
+    found = control_variances(AnnData(shifted.astype(np.float32), obs=obs.set_index(obs.index.astype(str))))
+    assert found == pytest.approx([81, 36, 9], rel=0.5) and len(found) == 3
+
+
+AWKWARD = {
+    "no place": lambda s: drop(s, "plate", "batch", "row", "column"),
+    "no controls": lambda s: s[~s.obs["is_control"].to_numpy()],
+    "only controls": lambda s: s[s.obs["is_control"].to_numpy()],
+    "one control": lambda s: s[~s.obs["is_control"].to_numpy() | (np.cumsum(s.obs["is_control"]) == 1).to_numpy()],
+    "no replicates": lambda s: s[s.obs["is_control"].to_numpy() | ~s.obs.duplicated("compound").to_numpy()],
+    "two wells": lambda s: s[:2],
+    "one well": lambda s: s[:1],
+    "one gene": lambda s: s[:, :1],
+    "no target": lambda s: drop(without_scores(s), "label", "cluster", "activation_old"),
+    "constant targets": lambda s: with_scores(constant(s, label=1, activation_old=0.0), Tscore=2.0),
+    "all scores missing": lambda s: with_scores(s, Tscore=np.nan, CytoTRACE=np.nan, Pseudotime=np.nan),
+    "constant expression": lambda s: AnnData(np.ones_like(s.X), s.obs, s.var, obsm=dict(s.obsm)),
+    "one plate": lambda s: s[(s.obs["plate"] == "tc1_A1").to_numpy()],
+    "doses": lambda s: constant(s, dose=np.where(s.obs["is_control"], np.nan, 10.0 ** (np.arange(s.n_obs) % 13))),
+    "words for doses": lambda s: constant(s, dose=np.where(s.obs["is_control"], "", "10 uM")),
+    "categories": lambda s: constant(s, **{c: s.obs[c].astype("category") for c in ("compound", "plate", "cluster")}),
+}
+
+
+def drop(screen: AnnData, *columns: str) -> AnnData:
+    screen = screen.copy()
+    screen.obs = screen.obs.drop(columns=list(columns))
+    return screen
+
+
+def without_scores(screen: AnnData) -> AnnData:
+    screen = screen.copy()
+    del screen.obsm["scores"]
+    return screen
+
+
+def constant(screen: AnnData, **columns) -> AnnData:
+    screen = screen.copy()
+    screen.obs = screen.obs.assign(**columns)
+    return screen
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_no_screen_crashes_an_audit(name: str, tiny: AnnData):
+    screen = AWKWARD[name](tiny).copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        table = audit_screen(screen)
+    assert len(table) > 0 and table["status"].isin(["pass", "warn", "fail"]).all()
+    assert not (table["value"].isna() & (table["status"] == "pass")).any()
+    assert all(table["meaning"].str.len() > 0) and len(explain_audit(table)) >= 1
+
+
+def test_no_audit_changes_the_screen(tiny: AnnData):
+    screen = tiny.copy()
+    for audit in AUDITS:
+        audit(screen)
+        assert np.array_equal(screen.X, tiny.X), audit.__name__
+        assert screen.obs.equals(tiny.obs) and screen.obsm["scores"].equals(tiny.obsm["scores"]), audit.__name__
+
+
+def test_order_of_wells_changes_no_verdict(clean: AnnData):
+    shuffled = clean[np.random.default_rng(0).permutation(clean.n_obs)].copy()
+    keys = ["audit", "tested", "status"]
+    a, b = (run(DESIGN_AUDITS, s)[keys] for s in (clean, shuffled))
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_run_audit_writes_once(tmp_path: Path, tiny: AnnData):
+    write_bundle(tiny, tmp_path / "data")
+    cfg = with_leaves(RunConfig(), {"data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path / "out")})
+    table = run_audit(cfg)
+    written = pd.read_csv(tmp_path / "out" / "audit.csv")
+    assert written["status"].tolist() == table["status"].tolist()
+    with pytest.raises(InputError, match="found an audit"):
+        run_audit(cfg)
+    assert len(run_audit(replace(cfg, overwrite=True))) == len(table)
+
+
+def test_l1000_plate_whose_position_is_its_treatment():
+    settings = read_yaml(ROOT / "reports" / "ljp005.yaml") | {"data_dir": str(real("l1000_ljp005_a375_24h.h5ad"))}
+    table = audit_screen(read_screen(with_leaves(RunConfig(), settings).data))
+    said = " ".join(explain_audit(table))
+    assert worst(table) == "fail" and "treated or not" in said and "only other doses repeat them" in said
+
+
+def test_mac_seq_plate_without_signal():
+    cfg = DataConfig(data_dir=str(real("macpie_mini_mac.h5ad")), label="Sample_type=Positive_control", normalise=True)
+    table = audit_screen(read_h5ad(cfg.data_dir, cfg))
+    assert table["value"].isna().sum() > 3 and "no score" in " ".join(table["meaning"])
