@@ -24,10 +24,11 @@ BRIEF |= {"hit_bootstrap": 100, "baselines": False, "check_importance": False, "
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A small screen, and one with a label that is none."""
+    """A small screen without counts, and one with a label that is none."""
     root = tmp_path_factory.mktemp("screens")
     small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
     write_simulation(simulate_screen(small), root / "good")
+    (root / "good" / "counts_mat.csv").unlink()
     shutil.copytree(root / "good", root / "broken")
     labels = (root / "good" / "labels_cls.csv").read_text()
     (root / "broken" / "labels_cls.csv").write_text(labels.replace("\n1\n", "\nmaybe\n", 1))
