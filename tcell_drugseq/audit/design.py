@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import HitConfig
-from ..base.findings import Finding, judge, not_testable
+from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
-           'V_FAIL', 'DESIGN_AUDITS', 'wells_per_compound', 'audit_replicates', 'audit_controls', 'smallest_p',
-           'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power', 'audit_compound_plates',
-           'cramers_v', 'audit_plate_targets']
+           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_controls', 'smallest_p', 'audit_smallest_q',
+           'power_of_shift', 'control_variances', 'audit_power', 'audit_compound_plates', 'cramers_v',
+           'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
 def wells_per_compound(
@@ -34,6 +34,7 @@ def wells_per_compound(
     return obs.loc[~obs["is_control"].to_numpy(bool), "compound"].astype(str).value_counts()
 
 # %% ../../nbs/07_audit/04_design.ipynb #022f947b
+@audit("replicates", limits=["ranking"])
 def audit_replicates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -62,6 +63,7 @@ def audit_replicates(
 MIN_CONTROLS = 2  # in the whole screen
 
 
+@audit("controls", forbids=ON_DISTANCES)
 def audit_controls(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -95,6 +97,7 @@ def smallest_p(
     return 1 / (sets if sets <= cfg.hit_draws else 1 + cfg.hit_draws) if n_controls > 1 else float("nan")
 
 # %% ../../nbs/07_audit/04_design.ipynb #0f43e86f
+@audit("smallest q")  # costs nothing by itself: hits that can't be called say so
 def audit_smallest_q(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -165,6 +168,7 @@ def control_variances(
     return (z[control] ** 2).sum(axis=0)[::-1] / (control.sum() - used)
 
 # %% ../../nbs/07_audit/04_design.ipynb #8aa3e08d
+@audit("power")  # costs nothing by itself: hits that can't be called say so
 def audit_power(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the draws
@@ -191,6 +195,7 @@ def audit_power(
 LONE_PLATE = 0.1  # share of compounds
 
 
+@audit("compound and plate", limits=ON_DISTANCES)
 def audit_compound_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -236,6 +241,7 @@ def cramers_v(
     return float(min(1.0, np.sqrt(phi2 / max(min(rows, columns) - 1, 1e-9))))
 
 # %% ../../nbs/07_audit/04_design.ipynb #57eeebb9
+@audit("target and plate", limits=ON_TARGETS)
 def audit_plate_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -261,8 +267,3 @@ def audit_plate_targets(
         said += f": what looks like {column} may be the plate" * (status != "pass")
         found.append(Finding(name, f"{column} by plate", v, V_FAIL, status, said))
     return found or [not_testable(name, "label and dose by plate", "neither label nor dose")]
-
-# %% ../../nbs/07_audit/04_design.ipynb #21196aa9
-DESIGN_AUDITS = (
-    audit_replicates, audit_controls, audit_smallest_q, audit_power, audit_compound_plates, audit_plate_targets,
-)  # fmt: skip

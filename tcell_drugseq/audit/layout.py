@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .targets import MIN_COMPOUNDS, MIN_WELLS
-from ..base.findings import Finding, judge, not_testable
+from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import target_table, to_dense, well_depth
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['POSITION_FAIL', 'POSITION_WARN', 'AUROC_FAIL', 'AUROC_WARN', 'N_PCS', 'SPREAD_FAIL', 'SPREAD_WARN', 'BLOCK_FAIL',
            'BLOCK_WARN', 'MIN_PLACED', 'PLATES_WARN', 'COLUMNS_FAIL', 'COLUMNS_WARN', 'SAME_FAIL', 'SAME_WARN',
-           'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'LAYOUT_AUDITS', 'well_places', 'expression_pcs', 'compound_groups',
-           'held_out_figure', 'audit_position', 'audit_control_places', 'explained_share', 'audit_control_differences',
-           'audit_same_place', 'shrink_wells', 'audit_strangers', 'audit_edges']
+           'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'well_places', 'expression_pcs', 'compound_groups', 'held_out_figure',
+           'audit_position', 'audit_control_places', 'explained_share', 'audit_control_differences', 'audit_same_place',
+           'shrink_wells', 'audit_strangers', 'audit_edges']
 
 # %% ../../nbs/07_audit/02_layout.ipynb #dc6de21a
 def well_places(
@@ -100,6 +100,7 @@ def _targets(screen: AnnData) -> dict[str, np.ndarray]:
     return found | {f"PC{i + 1}": pc for i, pc in enumerate(expression_pcs(screen).T)}
 
 
+@audit("position alone", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_position(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the folds
@@ -143,6 +144,7 @@ def _count_places(places: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return np.array([len(set(column)), len(set(row)), near.any(axis=1).mean()])
 
 
+@audit("DMSO placement", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_control_places(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random layouts
@@ -192,6 +194,7 @@ def explained_share(
     return float(1 - left / (((z - z.mean(axis=0)) ** 2).sum() / (n - 1)))
 
 # %% ../../nbs/07_audit/02_layout.ipynb #d01d0efd
+@audit("DMSO differences", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_control_differences(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the exchanges
@@ -243,6 +246,7 @@ def _pairs(obs: pd.DataFrame, plate: np.ndarray) -> np.ndarray:
     return np.array(pairs, int).reshape(-1, 2)
 
 
+@audit("replicates in one place", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_same_place(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -307,6 +311,7 @@ def _strangers(obs: pd.DataFrame, places: pd.DataFrame, rng: np.random.Generator
     return differ(rng.choice(treated, (_MAX_PAIRS if len(treated) else 0, 2))), False
 
 # %% ../../nbs/07_audit/02_layout.ipynb #5a3ec863
+@audit("replicates against strangers", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_strangers(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the bootstrap
@@ -345,6 +350,7 @@ def audit_strangers(
 EDGE_FAIL, EDGE_WARN, _SURE = 0.8, 0.5, 4.0  # SD; standard errors
 
 
+@audit("edge effects", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_edges(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -379,13 +385,3 @@ def audit_edges(
         said = f"{target} is {abs(d):.2f} SD {'higher' if d > 0 else 'lower'} in the outermost wells"
         found.append(Finding(name, target, abs(d), EDGE_FAIL, status, said))
     return found
-
-# %% ../../nbs/07_audit/02_layout.ipynb #0975553d
-LAYOUT_AUDITS = (
-    audit_position,
-    audit_control_places,
-    audit_control_differences,
-    audit_same_place,
-    audit_strangers,
-    audit_edges,
-)

@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 
 from .layout import N_AXES, expression_pcs, shrink_wells, well_places
-from ..base.findings import Finding, judge, not_testable
+from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import target_table, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['MIN_PAIRS', 'MIX_FAIL', 'MIX_WARN', 'SETTLED', 'BETTER', 'BATCH_FAIL', 'BATCH_WARN', 'MIN_MATES', 'MIXUP_AUDITS',
-           'plate_grids', 'mixup_witnesses', 'placement_z', 'chance_of_fit', 'LabelFit', 'Alternative',
-           'weigh_alternatives', 'batch_gains', 'audit_exchanged_plates', 'audit_turned_plates', 'audit_shifted_rows']
+__all__ = ['MIN_PAIRS', 'MIX_FAIL', 'MIX_WARN', 'SETTLED', 'BETTER', 'BATCH_FAIL', 'BATCH_WARN', 'MIN_MATES', 'plate_grids',
+           'mixup_witnesses', 'placement_z', 'chance_of_fit', 'LabelFit', 'Alternative', 'weigh_alternatives',
+           'batch_gains', 'audit_exchanged_plates', 'audit_turned_plates', 'audit_shifted_rows']
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #66b22fe8
 _FORMATS = ((2, 3), (4, 6), (8, 12), (16, 24), (32, 48))  # rows, columns
@@ -250,6 +250,7 @@ def _exchanges(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alter
     return found
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #ebb92f5a
+@audit("plates exchanged", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_exchanged_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
@@ -271,6 +272,7 @@ def _turns(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternati
     return found
 
 
+@audit("plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_turned_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
@@ -299,12 +301,10 @@ def _shifts(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternat
     return found
 
 
+@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_shifted_rows(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
 ) -> list[Finding]:  # one per witness
     """Does a plate fit the labels of its neighbour row or column better than its own?"""
     return _label_findings("rows shifted", screen, _shifts, seed)
-
-# %% ../../nbs/07_audit/03_mixups.ipynb #56a68434
-MIXUP_AUDITS = (audit_exchanged_plates, audit_turned_plates, audit_shifted_rows)

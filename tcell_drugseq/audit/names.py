@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..base.findings import Finding, judge, not_testable
+from ..base.findings import ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import Z_NAMES, rank_r, target_table, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['MARKERS', 'MIN_MARKERS', 'SWAP_FAIL', 'SWAP_WARN', 'WITNESS', 'AGAINST', 'Z_OFF', 'NAME_AUDITS', 'marker_evidence',
+__all__ = ['MARKERS', 'MIN_MARKERS', 'SWAP_FAIL', 'SWAP_WARN', 'WITNESS', 'AGAINST', 'Z_OFF', 'marker_evidence',
            'audit_score_names', 'audit_signs', 'audit_units']
 
 # %% ../../nbs/07_audit/05_names.ipynb #7844daeb
@@ -55,6 +55,7 @@ def marker_evidence(
 SWAP_FAIL, SWAP_WARN, WITNESS = 0.5, 0.3, 0.2  # sum of Spearman correlations gained by other names
 
 
+@audit("scores under the wrong name", forbids=ON_TARGETS)
 def audit_score_names(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -89,6 +90,7 @@ def audit_score_names(
 AGAINST = -0.3  # Spearman
 
 
+@audit("target upside down", forbids=ON_TARGETS)
 def audit_signs(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -116,6 +118,7 @@ def audit_signs(
 Z_OFF = 0.1  # of mean or SD
 
 
+@audit("values against names", limits=ON_TARGETS)
 def audit_units(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -140,6 +143,3 @@ def audit_units(
         said = said or "no dose below zero, none in a control well"
         found.append(Finding(name, "dose", n, 1.0, "warn" if n else "pass", said))
     return found
-
-# %% ../../nbs/07_audit/05_names.ipynb #e76eaa67
-NAME_AUDITS = (audit_score_names, audit_signs, audit_units)

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .design import DESIGN_AUDITS
-from .layout import LAYOUT_AUDITS
-from .mixups import MIXUP_AUDITS
-from .names import NAME_AUDITS
-from .targets import TARGET_AUDITS
+from . import design, layout, mixups, names, targets
 from ..base.defaults import RunConfig
-from ..base.findings import findings_table
+from ..base.findings import AUDITS, Audit, findings_table
 from ..base.settings import InputError
 from ..base.tables import write_csv
 
@@ -27,18 +23,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'AUDITS', 'AUDIT_FILE', 'audit_screen', 'worst', 'explain_audit', 'write_audit', 'run_audit']
+__all__ = ['log', 'NOTEBOOKS', 'AUDIT_FILE', 'all_audits', 'audit_screen', 'worst', 'explain_audit', 'write_audit', 'run_audit']
 
 # %% ../../nbs/07_audit/06_run.ipynb #c518526a
-AUDITS = (*LAYOUT_AUDITS, *MIXUP_AUDITS, *TARGET_AUDITS, *NAME_AUDITS, *DESIGN_AUDITS)
+NOTEBOOKS = (layout, mixups, targets, names, design)  # in this order their audits are run
+
+
+def all_audits() -> list[Audit]:  # notebook by notebook as in `NOTEBOOKS`, then those that were registered elsewhere
+    """Every audit that is registered."""
+    order = [m.__name__ for m in NOTEBOOKS]
+    return sorted(AUDITS.values(), key=lambda a: order.index(m) if (m := a.find.__module__) in order else len(order))
 
 
 def audit_screen(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of permutations and held-out wells
-) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `AUDITS`
+) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `all_audits`
     """Run all audits on a screen."""
-    return findings_table([finding for audit in AUDITS for finding in audit(screen, seed=seed)])
+    return findings_table([finding for a in all_audits() for finding in a.find(screen, seed=seed)])
 
 # %% ../../nbs/07_audit/06_run.ipynb #f36c03e2
 _ORDER = ("pass", "warn", "fail")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..base.findings import Finding, judge, not_testable
+from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import rank_r, target_table, to_dense, well_depth
 
 if TYPE_CHECKING:
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['CUT_FAIL', 'CUT_WARN', 'MIN_CLASS', 'MIN_CLUSTER', 'SUM_FAIL', 'SUM_WARN', 'LINEAR_FAIL', 'LINEAR_WARN', 'MIN_WELLS',
-           'MIN_COMPOUNDS', 'DEPTH_FAIL', 'DEPTH_WARN', 'DMSO_CLEAR', 'MIN_DMSO', 'TARGET_AUDITS', 'audit_thresholds',
-           'audit_clusters', 'audit_treated_label', 'audit_sums', 'held_out_r2', 'audit_linear_targets', 'audit_depth']
+           'MIN_COMPOUNDS', 'DEPTH_FAIL', 'DEPTH_WARN', 'DMSO_CLEAR', 'MIN_DMSO', 'audit_thresholds', 'audit_clusters',
+           'audit_treated_label', 'audit_sums', 'held_out_r2', 'audit_linear_targets', 'audit_depth']
 
 # %% ../../nbs/07_audit/01_targets.ipynb #cac8dcb1
 CUT_FAIL, CUT_WARN = 0.995, 0.97  # balanced accuracy of the best single threshold
 MIN_CLASS = 5  # wells in each class
 
 
+@audit("label thresholds a score", limits=ON_TARGETS)
 def audit_thresholds(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -57,6 +58,7 @@ def audit_thresholds(
 MIN_CLUSTER = 5  # wells per cluster, on average
 
 
+@audit("label is the cluster", limits=ON_TARGETS)
 def audit_clusters(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -77,6 +79,7 @@ def audit_clusters(
     return [Finding(name, "label by cluster", purity, CUT_FAIL, status, said)]
 
 # %% ../../nbs/07_audit/01_targets.ipynb #eb0552eb
+@audit("target is treatment", limits=ON_DISTANCES)
 def audit_treated_label(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -120,6 +123,7 @@ def _regress(y: pd.Series, x: pd.DataFrame) -> tuple[float, str]:
     return 1 - float(left.var() / y.var()), " + ".join(terms)
 
 # %% ../../nbs/07_audit/01_targets.ipynb #45aa7099
+@audit("target is a sum of the others", limits=ON_TARGETS)
 def audit_sums(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -175,6 +179,7 @@ def held_out_r2(
     return float(best)
 
 # %% ../../nbs/07_audit/01_targets.ipynb #68fe1064
+@audit("target is computed from X", forbids=ON_TARGETS)
 def audit_linear_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the held-out fifth
@@ -201,6 +206,7 @@ DEPTH_FAIL, DEPTH_WARN = 0.7, 0.5  # |Spearman|; for the label |2 AUROC - 1|
 DMSO_CLEAR, MIN_DMSO = 0.3, 10  # below this in as many DMSO wells, depth follows treatment
 
 # %% ../../nbs/07_audit/01_targets.ipynb #e1dd024c
+@audit("target follows depth", limits=ON_TARGETS)
 def audit_depth(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -229,13 +235,3 @@ def audit_depth(
         said = f"{how} predicts the label with AUROC {auroc:.2f}"
         found.append(Finding(name, "label", max(auroc, 1 - auroc), (1 + DEPTH_FAIL) / 2, status, said))
     return found or [not_testable(name, "scores", "no score and no label")]
-
-# %% ../../nbs/07_audit/01_targets.ipynb #a22ac529
-TARGET_AUDITS = (
-    audit_thresholds,
-    audit_clusters,
-    audit_treated_label,
-    audit_sums,
-    audit_linear_targets,
-    audit_depth,
-)

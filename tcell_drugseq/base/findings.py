@@ -5,14 +5,15 @@
 # %% ../../nbs/00_base/08_findings.ipynb #8cb462a6
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from math import isnan
 
 import pandas as pd
 
 # %% auto #0
-__all__ = ['Finding', 'judge', 'not_testable', 'findings_table']
+__all__ = ['CLAIMS', 'STATUS', 'ON_TARGETS', 'ON_DISTANCES', 'AUDITS', 'Finding', 'judge', 'not_testable', 'findings_table',
+           'Audit', 'audit', 'audits_of']
 
 # %% ../../nbs/00_base/08_findings.ipynb #a3acb71f
 @dataclass(frozen=True)
@@ -56,3 +57,46 @@ def findings_table(
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning
     """Findings as a table, in their order."""
     return pd.DataFrame([asdict(f) for f in findings], columns=[f.name for f in fields(Finding)])
+
+# %% ../../nbs/00_base/08_findings.ipynb #1931e147
+CLAIMS = ("prediction", "ranking", "hits", "gene importance")
+STATUS = ("claim", "limited", "no claim")  # from best to worst
+ON_TARGETS, ON_DISTANCES = ("prediction", "gene importance"), ("ranking", "hits")  # what the claims rest on
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A question to a screen, and what a failure costs."""
+
+    name: str  # that of its findings
+    find: Callable[..., list[Finding]]  # of a screen and a seed
+    costs: dict[str, str]  # claim -> what is left of it: limited or no claim
+
+# %% ../../nbs/00_base/08_findings.ipynb #d09a8b83
+AUDITS: dict[str, Audit] = {}  # every audit that is registered, by name
+
+
+def audit(
+    name: str,  # that its findings carry
+    forbids: Iterable[str] = (),  # claims that can't be made once it has failed
+    limits: Iterable[str] = (),  # claims that can be made only with its finding beside them
+) -> Callable:  # the function is left as it is
+    """Register the function below as an audit of screens; raises `ValueError` for a claim or a name that can't be."""
+
+    def register(find: Callable[..., list[Finding]]) -> Callable[..., list[Finding]]:
+        costs = dict.fromkeys(limits, "limited") | dict.fromkeys(forbids, "no claim")
+        if unknown := set(costs) - set(CLAIMS):
+            raise ValueError(f"audit {name!r}: found {sorted(unknown)}, expected claims among {CLAIMS}")
+        if name in AUDITS and AUDITS[name].find.__name__ != find.__name__:
+            raise ValueError(f"audit {name!r}: the name is that of {AUDITS[name].find.__name__}")
+        AUDITS[name] = Audit(name, find, costs)
+        return find
+
+    return register
+
+
+def audits_of(
+    module: str,  # its __name__
+) -> list[Audit]:  # in the order of their definition
+    """The audits that a module, or a notebook, defines."""
+    return [a for a in AUDITS.values() if a.find.__module__ == module]

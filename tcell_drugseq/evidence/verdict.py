@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
+from ..audit.run import all_audits
 from ..base.defaults import HitConfig
+from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
 from .compare import intraclass_correlation
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['CLAIMS', 'STATUS', 'COSTS', 'DEPTH_NO', 'DEPTH_LIMIT', 'Reason', 'decide_claims', 'weigh_audit', 'weigh_prediction',
-           'replicate_agreement', 'weigh_distances', 'weigh_importance', 'judge_claims', 'summarise']
+__all__ = ['DEPTH_NO', 'DEPTH_LIMIT', 'Reason', 'decide_claims', 'weigh_audit', 'weigh_prediction', 'replicate_agreement',
+           'weigh_distances', 'weigh_importance', 'judge_claims', 'summarise']
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #b3e015cf
-CLAIMS = ("prediction", "ranking", "hits", "gene importance")
-STATUS = ("claim", "limited", "no claim")  # from best to worst
-
-
 class Reason(NamedTuple):
     """One sentence for or against a claim."""
 
@@ -47,37 +45,17 @@ def decide_claims(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #e8e9d5b8
-_ALL = {"prediction": "limited", "ranking": "no claim", "hits": "no claim", "gene importance": "limited"}
-_TARGETS = {"prediction": "limited", "gene importance": "limited"}
-_FALSE = {"prediction": "no claim", "gene importance": "no claim"}
-_DISTANCES = {"ranking": "no claim", "hits": "no claim"}
-COSTS: dict[str, dict[str, str]] = {
-    "label thresholds a score": _TARGETS,
-    "label is the cluster": _TARGETS,
-    "target is treatment": {"ranking": "limited", "hits": "limited"},
-    "target is a sum of the others": _TARGETS,
-    "target is computed from X": _FALSE,
-    "target follows depth": _TARGETS,
-    "scores under the wrong name": _FALSE,
-    "target upside down": _FALSE,
-    "values against names": _TARGETS,
-    "replicates": {"ranking": "limited"},
-    "controls": {"ranking": "no claim", "hits": "no claim"},
-    "smallest q": {},  # the hits state it themselves
-    "power": {},
-    "compound and plate": {"ranking": "limited", "hits": "limited"},
-    "target and plate": _TARGETS,
-}
+_ALL = dict.fromkeys(ON_DISTANCES, "no claim") | dict.fromkeys(ON_TARGETS, "limited")
 
 
 def weigh_audit(
     table: pd.DataFrame,  # of audit_screen
 ) -> list[Reason]:
-    """What the failed audits cost."""
-    reasons = []
+    """What the failed audits cost; one that is not registered here, as in an older file, counts against every claim."""
+    reasons, costs = [], {a.name: a.costs for a in all_audits()}
     for row in table[table["status"] == "fail"].itertuples():
-        costs = COSTS.get(str(row.audit), _ALL)
-        reasons += [Reason(claim, status, f"{row.tested}: {row.meaning}") for claim, status in costs.items()]
+        said = f"{row.tested}: {row.meaning}"
+        reasons += [Reason(claim, status, said) for claim, status in costs.get(str(row.audit), _ALL).items()]
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #fd72357f
@@ -140,19 +118,16 @@ def replicate_agreement(
     return found, float((1 + (by_chance >= found).sum()) / (1 + draws))
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #401c7709
-_BOTH = ("ranking", "hits")
-
-
 def _weigh_agreement(obs: pd.DataFrame) -> list[Reason]:
     """Whether the order of compounds repeats from well to well."""
     icc, p = replicate_agreement(obs)
     if math.isnan(icc):
         said = "fewer than three compounds have replicates: nothing shows that the order is reproducible"
-        return [Reason(c, "no claim", said) for c in _BOTH]
+        return [Reason(c, "no claim", said) for c in ON_DISTANCES]
     figures = f"(intraclass correlation {icc:.2f}, p = {p:.2g})"
     if p > 0.05:
         said = f"wells of one compound agree on their distance no better than wells of different compounds {figures}"
-        return [Reason(c, "no claim", said) for c in _BOTH]
+        return [Reason(c, "no claim", said) for c in ON_DISTANCES]
     return [Reason("ranking", "claim", f"wells of one compound agree on their distance {figures}")]
 
 
@@ -170,10 +145,10 @@ def _weigh_calls(hits: pd.DataFrame, cfg: HitConfig) -> list[Reason]:
         )
     if not (hits["smallest_p"] < cfg.hit_q).any():
         said = "there are fewer control wells than the null needs: no compound could be distinguished from DMSO"
-        reasons += [Reason(c, "no claim", said) for c in _BOTH]
+        reasons += [Reason(c, "no claim", said) for c in ON_DISTANCES]
     if set(hits["null_level"]) - {"plate"}:
         said = "not every compound is compared with the DMSO wells of its own plate"
-        reasons += [Reason(c, "limited", said) for c in _BOTH]
+        reasons += [Reason(c, "limited", said) for c in ON_DISTANCES]
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #baf34b34
@@ -190,10 +165,10 @@ def weigh_distances(
 
     obs = cast(pd.DataFrame, results.obs)
     if "dist_relative" not in obs:
-        return [Reason(c, "no claim", "no control wells, so no distances") for c in _BOTH]
+        return [Reason(c, "no claim", "no control wells, so no distances") for c in ON_DISTANCES]
     if "hits" not in results.uns:
         why = "the model has seen these wells, and distances of training wells are not evidence"
-        return [Reason(c, "no claim", why) for c in _BOTH]
+        return [Reason(c, "no claim", why) for c in ON_DISTANCES]
     treated = ~obs["is_control"].to_numpy()
     varies = treated.sum() > 2 and np.ptp(depth[treated]) > 0
     rho = np.asarray(spearmanr(depth[treated], obs["dist_relative"][treated]))[0] if varies else 0.0
@@ -201,7 +176,7 @@ def weigh_distances(
     if abs(rho) >= DEPTH_LIMIT:
         status = "no claim" if abs(rho) >= DEPTH_NO else "limited"
         said = f"distance to DMSO follows sequencing depth (rank correlation {rho:.2f})"
-        reasons += [Reason(c, status, said) for c in _BOTH]
+        reasons += [Reason(c, status, said) for c in ON_DISTANCES]
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #750722cb

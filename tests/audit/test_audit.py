@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,13 @@ import pytest
 from anndata import AnnData
 from conftest import real
 
-from tcell_drugseq.audit.design import DESIGN_AUDITS, control_variances, smallest_p
-from tcell_drugseq.audit.layout import LAYOUT_AUDITS
-from tcell_drugseq.audit.mixups import MIXUP_AUDITS
-from tcell_drugseq.audit.names import NAME_AUDITS
-from tcell_drugseq.audit.run import AUDITS, audit_screen, explain_audit, run_audit, worst
-from tcell_drugseq.audit.targets import TARGET_AUDITS, held_out_r2
+from tcell_drugseq.audit import design, layout, mixups, names, targets
+from tcell_drugseq.audit.design import control_variances, smallest_p
+from tcell_drugseq.audit.run import all_audits, audit_screen, explain_audit, run_audit, worst
+from tcell_drugseq.audit.targets import held_out_r2
 from tcell_drugseq.base.defaults import DataConfig, RunConfig, SimConfig
 from tcell_drugseq.base.files import read_yaml
+from tcell_drugseq.base.findings import audits_of
 from tcell_drugseq.base.settings import InputError, with_leaves
 from tcell_drugseq.data.reading import read_h5ad, read_screen, write_bundle
 from tcell_drugseq.data.simulate import simulate_screen
@@ -38,8 +38,8 @@ def tiny() -> AnnData:
     return simulate_screen(SimConfig(n_plates=1, n_compounds=80, n_controls=32, n_genes=100)).screen
 
 
-def run(audits: tuple, screen: AnnData) -> pd.DataFrame:
-    return pd.DataFrame([vars(f) for audit in audits for f in audit(screen)])
+def run(module: ModuleType, screen: AnnData) -> pd.DataFrame:
+    return pd.DataFrame([vars(f) for a in audits_of(module.__name__) for f in a.find(screen)])
 
 
 def failed(table: pd.DataFrame) -> set[str]:
@@ -61,7 +61,7 @@ def test_a_clean_screen_fails_nothing(clean: AnnData):
 @pytest.mark.parametrize("fault", ["threshold_label", "sum_activation"])
 def test_faults_of_the_targets(fault: str):
     name = {"threshold_label": "label thresholds a score", "sum_activation": "target is a sum of the others"}[fault]
-    assert failed(run(TARGET_AUDITS, simulate_screen(replace(SMALL, **{fault: True})).screen)) == {name}
+    assert failed(run(targets, simulate_screen(replace(SMALL, **{fault: True})).screen)) == {name}
 
 
 LAYOUT_FAULTS = {
@@ -77,34 +77,34 @@ MIXUPS = {"swap_plates": "plates exchanged", "rotate_plate": "plates turned", "s
 @pytest.mark.parametrize("fault", LAYOUT_FAULTS)
 def test_faults_of_the_layout(fault: str):
     value, audit = LAYOUT_FAULTS[fault]
-    assert audit in failed(run(LAYOUT_AUDITS, simulate_screen(replace(SMALL, **{fault: value})).screen))
+    assert audit in failed(run(layout, simulate_screen(replace(SMALL, **{fault: value})).screen))
 
 
 @pytest.mark.parametrize("fault", MIXUPS)
 def test_plates_that_were_mixed_up(fault: str):
-    found = failed(run(MIXUP_AUDITS, simulate_screen(SimConfig(n_genes=600, **{fault: True})).screen))
+    found = failed(run(mixups, simulate_screen(SimConfig(n_genes=600, **{fault: True})).screen))
     assert MIXUPS[fault] in found
 
 
 def test_a_screen_of_noise_has_replicates_that_agree_like_strangers():
     noise = simulate_screen(replace(SMALL, strength=0.0, column_effect=4.0)).screen
-    assert "replicates against strangers" in failed(run(LAYOUT_AUDITS, noise))
+    assert "replicates against strangers" in failed(run(layout, noise))
 
 
 def test_all_pairs_of_score_columns_that_markers_can_tell_apart(clean: AnnData):
     for a, b in [("Tscore", "CytoTRACE"), ("Pseudotime", "CytoTRACE")]:
         swapped = clean.copy()
         swapped.obsm["scores"] = clean.obsm["scores"].rename(columns={a: b, b: a})
-        assert "scores under the wrong name" in failed(run(NAME_AUDITS, swapped)), (a, b)
+        assert "scores under the wrong name" in failed(run(names, swapped)), (a, b)
 
 
 def test_scores_made_of_depth_and_of_expression(clean: AnnData):
     depth = np.log(clean.layers["counts"].sum(axis=1))
     noise = np.random.default_rng(0).normal(size=clean.n_obs)
     deep = with_scores(clean, CytoTRACE=depth + 0.2 * depth.std() * noise)
-    assert "target follows depth" in failed(run(TARGET_AUDITS, deep))
+    assert "target follows depth" in failed(run(targets, deep))
     made = with_scores(clean, Pseudotime=clean.X[:, :30].mean(axis=1))
-    assert "target is computed from X" in failed(run(TARGET_AUDITS, made))
+    assert "target is computed from X" in failed(run(targets, made))
 
 
 def test_a_sum_of_few_genes_in_fewer_wells_than_genes():
@@ -185,16 +185,16 @@ def test_no_screen_crashes_an_audit(name: str, tiny: AnnData):
 
 def test_no_audit_changes_the_screen(tiny: AnnData):
     screen = tiny.copy()
-    for audit in AUDITS:
-        audit(screen)
-        assert np.array_equal(screen.X, tiny.X), audit.__name__
-        assert screen.obs.equals(tiny.obs) and screen.obsm["scores"].equals(tiny.obsm["scores"]), audit.__name__
+    for audit in all_audits():
+        audit.find(screen)
+        assert np.array_equal(screen.X, tiny.X), audit.name
+        assert screen.obs.equals(tiny.obs) and screen.obsm["scores"].equals(tiny.obsm["scores"]), audit.name
 
 
 def test_order_of_wells_changes_no_verdict(clean: AnnData):
     shuffled = clean[np.random.default_rng(0).permutation(clean.n_obs)].copy()
     keys = ["audit", "tested", "status"]
-    a, b = (run(DESIGN_AUDITS, s)[keys] for s in (clean, shuffled))
+    a, b = (run(design, s)[keys] for s in (clean, shuffled))
     pd.testing.assert_frame_equal(a, b)
 
 
