@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Path', 'MODELS', 'FoldView', 'view_fold', 'choose_setting', 'ridge_path', 'logistic_path', 'pls_path',
-           'knn_path', 'swap_compounds', 'fit_baselines']
+__all__ = ['log', 'Path', 'BASELINES', 'FoldView', 'view_fold', 'choose_setting', 'ridge_path', 'logistic_path', 'pls_path',
+           'knn_path', 'swap_compounds', 'Baseline', 'baseline', 'fit_baselines']
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #bab33fe7
 @dataclass(frozen=True)
@@ -215,24 +215,97 @@ def swap_compounds(
     return taken
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #8b345a31
-MODELS = ("mean", "position", "depth", "ridge", "pls", "knn", "trees", "shuffled")
+@dataclass(frozen=True)
+class Baseline:
+    """A simpler model, and what it is to the verdict."""
+
+    name: str  # as in `baselines.csv`
+    knows: str  # in words
+    fit: Callable[[FoldView, np.ndarray, bool], np.ndarray]  # a fold, y (N,), whether y is the label -> (N,)
+    mark: str = ""  # what the verdict calls a mark that has to be beaten; "": a rival, named where it is better
+    needs: Callable[[AnnData], bool] | None = None  # whether it can be asked about such a screen
 
 
-def _predict(model: str, view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    """One model's predictions of one target for all wells."""
-    if model == "shuffled":
-        y = y[swap_compounds(view.groups, view.parts >= 0, view.seed)]
-    known = (view.parts >= 0) & ~np.isnan(y)
+BASELINES: dict[str, Baseline] = {}  # in the order of all tables
+
+
+def baseline(
+    name: str,
+    knows: str,  # as in the table above
+    mark: str = "",  # as in `Baseline`
+    needs: Callable[[AnnData], bool] | None = None,  # as in `Baseline`
+) -> Callable:  # the function is left as it is
+    """Register the function below as a baseline."""
+
+    def register(fit: Callable) -> Callable:
+        BASELINES[name] = Baseline(name, knows, fit, mark, needs)
+        return fit
+
+    return register
+
+# %% ../../nbs/08_evidence/02_baselines.ipynb #567ec424
+def _known(view: FoldView, y: np.ndarray) -> np.ndarray:
+    """Training wells with a target."""
+    return (view.parts >= 0) & ~np.isnan(y)
+
+
+@baseline("mean", "the mean of the training wells", mark="the mean")
+def _mean(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return np.full(len(y), y[_known(view, y)].mean())
+
+
+@baseline(
+    "position",
+    "row, column, plate and batch, not one gene",
+    mark="position alone",
+    needs=lambda screen: _position(screen).shape[1] > 0,
+)
+def _by_position(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return choose_setting(_covariate_path(5, view.seed), view.position, y, view.parts)
+
+
+@baseline("depth", "how deeply the well was sequenced", mark="depth alone")
+def _by_depth(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return choose_setting(_covariate_path(20, view.seed), view.depth, y, view.parts)
+
+
+@baseline("ridge", "all genes, linear; logistic regression for the label")
+def _ridge(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return choose_setting(logistic_path if label else ridge_path, view.components, y, view.parts)
+
+
+@baseline("pls", "partial least squares: the directions of expression that covary with the target")
+def _pls(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return choose_setting(pls_path, view.components, y, view.parts)
+
+
+@baseline("knn", "the mean of the nearest training wells")
+def _knn(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return choose_setting(knn_path, view.components, y, view.parts)
+
+
+@baseline("trees", "gradient boosted trees")
+def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return _boost(view, y, _known(view, y), label)
+
+
+@baseline(
+    "shuffled",
+    "ridge, taught with targets of other compounds: what is reached without any truth",
+    mark="a model of shuffled labels",
+)
+def _shuffled(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    return _ridge(view, y[swap_compounds(view.groups, view.parts >= 0, view.seed)], label)
+
+
+def _predict(name: str, view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+    """One baseline's predictions of one target for all wells."""
+    known = _known(view, y)
     if not known.any():
         return np.full(len(y), np.nan)
-    if model == "mean" or known.sum() < 4 or np.ptp(y[known]) == 0:
+    if known.sum() < 4 or np.ptp(y[known]) == 0:
         return np.full(len(y), y[known].mean())
-    if model == "trees":
-        return _boost(view, y, known, label)
-    features = getattr(view, model) if model in ("position", "depth") else view.components
-    paths = {"position": _covariate_path(5, view.seed), "depth": _covariate_path(20, view.seed)}
-    paths |= {"pls": pls_path, "knn": knn_path}
-    predicted = choose_setting(paths.get(model, logistic_path if label else ridge_path), features, y, view.parts)
+    predicted = BASELINES[name].fit(view, y, label)
     return predicted.clip(0, 1) if label else predicted
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #b86e0b4b
@@ -248,7 +321,7 @@ def fit_baselines(
 
     groups = well_groups(screen, "compound") if groups is None else groups
     targets = target_values(screen)
-    models = [m for m in MODELS if m != "position" or _position(screen).shape[1]]
+    models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
     tables = {m: pd.DataFrame(np.nan, index=screen.obs_names, columns=list(targets)) for m in models}
     seconds = dict.fromkeys(models, 0.0)
     with threadpool_limits(1):  # small problems: more threads only wait for each other

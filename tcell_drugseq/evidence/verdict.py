@@ -14,6 +14,7 @@ import pandas as pd
 from ..audit.run import all_audits
 from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
+from .baselines import BASELINES
 from .compare import intraclass_correlation
 
 if TYPE_CHECKING:
@@ -59,23 +60,15 @@ def weigh_audit(
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #fd72357f
-_NAMES = {
-    "mean": "the mean",
-    "shuffled": "a model of shuffled labels",
-    "depth": "depth alone",
-    "position": "position alone",
-}
-
-
 def weigh_prediction(
     table: pd.DataFrame,  # of compare_models
 ) -> list[Reason]:
     """Which targets are predicted better than by any model that sees no expression."""
-    reasons, missed = [], 0
+    reasons, missed, marks = [], 0, {b.name: b.mark for b in BASELINES.values() if b.mark}
     figures = table[table["metric"].isin(["R2", "AUROC"])]
     ours, rivals = figures[figures["model"] == "transformer"], figures[figures["model"] != "replicates"]
     for row, interval in zip(ours.itertuples(), ours["low"].notna(), strict=True):
-        beside = figures[(figures["target"] == row.target) & figures["model"].isin(_NAMES)]
+        beside = figures[(figures["target"] == row.target) & figures["model"].isin(marks)]
         level = beside[~(beside["difference_low"] > 0)]
         if not interval:
             said = f"{row.target}: {row.metric} {row.value:.2f}, but there are too few groups of wells for an interval"
@@ -83,7 +76,7 @@ def weigh_prediction(
             missed += 1
         elif len(level):
             best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
-            said = f"{row.target}: {_NAMES[best['model']]} reaches {best['value']:.2f}, the model {row.value:.2f}"
+            said = f"{row.target}: {marks[best['model']]} reaches {best['value']:.2f}, the model {row.value:.2f}"
             reasons.append(Reason("prediction", "limited", f"{said} ({row.metric})"))
             missed += 1
         else:
