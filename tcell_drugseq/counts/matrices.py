@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['named_path', 'read_counts']
+__all__ = ['READERS', 'Reader', 'reader', 'is_named', 'named_path', 'read_counts']
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #4cb3283a
 @dataclass
@@ -44,6 +44,37 @@ class _Draft:
     symbols_at: str = "human gene symbols such as GAPDH as names of the genes"
     obs: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
+
+# %% ../../nbs/06_counts/02_matrices.ipynb #14419a56
+class Reader(NamedTuple):
+    """One kind of count matrix."""
+
+    reads: str  # in words, for whoever brings something else
+    matches: Callable[[Path], bool]  # whether a path is of this kind
+    draft: Callable[[Path], _Draft]
+
+
+READERS: dict[str, Reader] = {}  # by what they read, in the order in which they are asked
+
+
+def reader(
+    reads: str,  # as in `Reader`
+    matches: Callable[[Path], bool],
+) -> Callable:  # the function is left as it is
+    """Register the function below as what takes such paths apart."""
+
+    def register(draft: Callable[[Path], _Draft]) -> Callable[[Path], _Draft]:
+        READERS[reads] = Reader(reads, matches, draft)
+        return draft
+
+    return register
+
+
+def is_named(
+    *endings: str,  # in lower case
+) -> Callable[[Path], bool]:
+    """Whether a path is a file whose name ends in one of these, however it is written."""
+    return lambda path: path.is_file() and path.name.lower().endswith(endings)
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #37fb2365
 def _separator(file: str, text: str) -> str:
@@ -76,6 +107,10 @@ def _parse_strictly(
     return [row[0] for row in rows], np.array([[float(cell) for cell in row[1:]] for row in rows])
 
 
+_TABLES = (".csv", ".tsv", ".txt", ".tab")
+
+
+@reader("CSV, TSV (or their gzip)", is_named(*_TABLES, *(f"{ending}.gz" for ending in _TABLES)))
 def _draft_table(path: Path) -> _Draft:
     """Take a CSV or TSV apart."""
     text = read_text(path).rstrip("\r\n")
@@ -128,10 +163,17 @@ def _find_file(folder: Path, names: Sequence[str]) -> Path:
     )
 
 
-def _draft_mtx(folder: Path) -> _Draft:
+def _is_mtx(path: Path) -> bool:
+    """A folder, or the matrix in it by name."""
+    return path.is_dir() or path.name.lower().endswith((".mtx", ".mtx.gz"))
+
+
+@reader("a MatrixMarket folder", _is_mtx)
+def _draft_mtx(path: Path) -> _Draft:
     """Take a folder of Cell Ranger or STARsolo apart."""
     from scipy.io import mminfo, mmread
 
+    folder = path if path.is_dir() else named_path(path.parent)
     paths = [_find_file(folder, names) for names in (("matrix.mtx",), ("barcodes.tsv",), ("features.tsv", "genes.tsv"))]
     matrix, barcodes, features = (f"{folder.name}/{path.name}" for path in paths)
     text = read_text(paths[0]).encode()
@@ -190,6 +232,7 @@ def _whole(x: Any) -> bool:
     return values.dtype.kind in "fiu" and values.size > 0 and bool(((values >= 0) & (values % 1 == 0)).all())
 
 
+@reader(".h5ad", is_named(".h5ad"))
 def _draft_h5ad(path: Path) -> _Draft:
     """Take an `.h5ad` apart."""
     from anndata import read_h5ad
@@ -227,6 +270,7 @@ def _name_genes(draft: _Draft, var: pd.DataFrame) -> _Draft:
     return draft
 
 
+@reader(".h5 of 10x", is_named(".h5"))
 def _draft_h5(path: Path) -> _Draft:
     """Take a `.h5` of Cell Ranger apart."""
     import scanpy as sc
@@ -284,17 +328,12 @@ def _sum_genes(draft: _Draft) -> None:
 
 def _drafted(path: Path) -> _Draft:
     """Take apart whatever `path` is."""
-    name = path.name.lower()
-    if path.is_dir() or name.endswith((".mtx", ".mtx.gz")):
-        return _draft_mtx(path if path.is_dir() else named_path(path.parent))
+    for known in READERS.values():
+        if known.matches(path):
+            return known.draft(path)
     if not path.is_file():
         refuse(str(path), "", "no such file or folder", "a count matrix")
-    for suffix, take_apart in ((".h5ad", _draft_h5ad), (".h5", _draft_h5)):
-        if name.endswith(suffix):
-            return take_apart(path)
-    if not re.search(r"\.(csv|tsv|txt|tab)(\.gz)?$", name):
-        refuse(path.name, "", f"a file of type {path.suffix!r}", "CSV, TSV (or their gzip), .h5ad, .h5 or a folder")
-    return _draft_table(path)
+    refuse(path.name, "", f"a file of type {path.suffix!r}", ", ".join(READERS))
 
 
 def read_counts(

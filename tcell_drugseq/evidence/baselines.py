@@ -291,7 +291,7 @@ def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
 
 @baseline(
     "shuffled",
-    "ridge, taught with targets of other compounds: what is reached without any truth",
+    "ridge, trained on the targets of other compounds: what is reached by chance",
     mark="a model of shuffled labels",
 )
 def _shuffled(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
