@@ -185,8 +185,9 @@ def run(
     import torch
 
     from tcell_drugseq.base.folders import staged_folder
+    from tcell_drugseq.base.results import owned_files
     from tcell_drugseq.data.reading import read_screen
-    from tcell_drugseq.report.exports import EXPORTS, TRAINED, check_out_dir
+    from tcell_drugseq.report.exports import check_out_dir
     from tcell_drugseq.training.store import load_for
 
     stages = Stages()
@@ -201,14 +202,14 @@ def run(
         screen = read_screen(cfg.data, need_targets=model is None)
     if model is None or model_path is None:
         check_request(screen, cfg)
-        with staged_folder(out, (*TRAINED, *EXPORTS)) as work:
+        with staged_folder(out, owned_files()) as work:
             results = _train_screen(screen, cfg, work, stages)
             _finish(results, cfg, stages, work)
         note_progress(stage="pages")
         return results
     results = _apply_loaded(model, about, model_path, screen, cfg, stages)
     own = model_path.resolve().parent == out
-    with staged_folder(out, EXPORTS if own else (*TRAINED, *EXPORTS)) as work:
+    with staged_folder(out, owned_files(training=not own)) as work:
         _finish(results, cfg, stages, work, trained=about.get("settings", {}))
     note_progress(stage="pages")
     return results

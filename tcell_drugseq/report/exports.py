@@ -13,13 +13,14 @@ from anndata import AnnData
 
 from ..base.files import write_json
 from ..base.folders import MARK, check_writable
+from ..base.results import OUTPUTS, data_dictionary, owned_files
 from ..base.settings import InputError
 from ..base.tables import escape_formulas
 from ..data.matrix import Z_NAMES
 
 # %% auto #0
-__all__ = ['BIOLOGY', 'MODELS', 'TRAINED', 'EXPORTS', 'well_latents', 'well_predictions', 'well_distances', 'gene_importance',
-           'export_tables', 'write_exports', 'check_out_dir']
+__all__ = ['well_latents', 'well_predictions', 'well_distances', 'gene_importance', 'export_tables', 'write_exports',
+           'check_out_dir']
 
 # %% ../../nbs/10_report/04_exports.ipynb #3b7fb3e0
 def well_latents(
@@ -82,16 +83,6 @@ def gene_importance(
     return table.sort_values(["GradInputImportance", "Gene"], ascending=[False, True], ignore_index=True)
 
 # %% ../../nbs/10_report/04_exports.ipynb #195fc381
-BIOLOGY = (
-    "gene_enrichment",
-    "compound_enrichment",
-    "signature_groups",
-    "differential",
-    "beside_model",
-    "dose_response",
-)
-
-
 def export_tables(
     results: AnnData,
 ) -> dict[str, pd.DataFrame]:  # file name -> table
@@ -107,17 +98,12 @@ def export_tables(
     }
     if "compounds" in results.uns:
         tables["latent_scores.csv"] = well_distances(results)
-        tables["compound_ranking.csv"] = results.uns["compounds"]
     if "importance" in results.var:
         tables["gene_importance_gradinput.csv"] = gene_importance(results)
-    named = ("metrics", "audit", "baselines", "folds", "hits", "retest_list", "next_layout")
-    for name in (*named, "compound_importance", "importance_checks", "verdict", *BIOLOGY):
-        if len(results.uns.get(name, ())):
-            tables[f"{name}.csv"] = results.uns[name]
     if "history" in results.uns:
-        scaler = cast(pd.DataFrame, results.var)[["mean", "std"]].rename_axis("gene").reset_index()
-        tables |= {"gene_scaler.csv": scaler, "history_loss_detailed.csv": results.uns["history"]}
-    return tables
+        tables["gene_scaler.csv"] = cast(pd.DataFrame, results.var)[["mean", "std"]].rename_axis("gene").reset_index()
+    tables |= {o.file: results.uns[o.key] for o in OUTPUTS if o.key and len(results.uns.get(o.key, ()))}
+    return tables | {"data_dictionary.csv": data_dictionary()}
 
 # %% ../../nbs/10_report/04_exports.ipynb #47c2191e
 def write_exports(
@@ -142,32 +128,6 @@ def write_exports(
     results.copy().write_h5ad(folder / "results.h5ad", compression="gzip")
     return names
 
-# %% ../../nbs/10_report/04_exports.ipynb #a7b2935e
-MODELS = ("model.pt", "model_best.pt", "model_last.pt", "model.safetensors", "model_fold*.pt")
-TRAINED = (*MODELS, "gene_scaler.csv", "history_loss_detailed.csv", "loss_curve.png")
-EXPORTS = (
-    "well_activation_socres.csv",
-    "well_activation_scores.csv",
-    "metabolite_activation_scores.csv",
-    "well_predictions_results.csv",
-    "latent_scores.csv",
-    "compound_ranking.csv",
-    "gene_importance_gradinput.csv",
-    "metrics.csv",
-    "audit.csv",
-    "baselines.csv",
-    "folds.csv",
-    "hits.csv",
-    "retest_list.csv",
-    "next_layout.csv",
-    "compound_importance.csv",
-    "importance_checks.csv",
-    "verdict.csv",
-    *(f"{name}.csv" for name in BIOLOGY),
-    "metrics.json",
-    "results.h5ad",
-)
-
 # %% ../../nbs/10_report/04_exports.ipynb #687f1b64
 def check_out_dir(
     out_dir: str | Path,
@@ -180,7 +140,7 @@ def check_out_dir(
     out = Path(out_dir).expanduser().resolve()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out_dir}: found a file, expected a folder for the outputs")
-    held = [path.name for name in (MARK, *TRAINED, *EXPORTS) for path in out.glob(name)]
+    held = [path.name for name in (MARK, *owned_files()) for path in out.glob(name)]
     if (out / ".partial").exists() and not (out / MARK).exists():
         held = []  # an earlier run was killed while its files were moved in; this run finishes the move
     mine = own_model is not None and own_model.resolve().parent == out
