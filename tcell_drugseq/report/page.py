@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..base.results import describe_column
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -60,21 +62,33 @@ def _texts(values: pd.Series, digits: int) -> pd.Series:
     return values.map(text)
 
 
+def _column_help(about: str, columns: dict[str, str]) -> str:
+    """What columns of the file `about` mean, by their names there and on the page; those that it lacks are left out."""
+    found = {shown: describe_column(about, name) for name, shown in columns.items()} if about else {}
+    texts = {shown: f"{c.meaning} ({c.unit})" if c.unit else c.meaning for shown, c in found.items() if c}
+    lines = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in texts.items())
+    return f"<details><summary>What the columns mean</summary><dl>{lines}</dl></details>" if lines else ""
+
+
 def show_table(
     frame: pd.DataFrame,  # rows to show; the index is left out
     caption: str = "",  # one line above the table
     digits: int = 3,  # significant digits of numbers
+    about: str = "",  # file of the run that the columns are from, as hits.csv: below the table they are explained
+    names: dict[str, str] | None = None,  # column -> what it is called on the page
 ) -> None:
     """Display a table with every name escaped and numbers right-aligned."""
     from IPython.display import HTML, display
 
+    called = {str(c): (names or {}).get(c, str(c)) for c in frame}
+    frame = frame.rename(columns=names or {})
     numbers = frame.select_dtypes("number").columns
     style = frame.reset_index(drop=True).apply(_texts, digits=digits).style.hide(axis="index")
     style = style.format_index(lambda name: html.escape(str(name)), axis="columns")
     style = style.set_caption(html.escape(caption))
     style = style.set_table_styles({c: [{"selector": "", "props": "text-align: right"}] for c in numbers})
     style = style.set_uuid(f"{zlib.crc32(frame.to_csv().encode()):x}")
-    display(HTML(f'<div class="wide">{style.to_html()}</div>'))
+    display(HTML(f'<div class="wide">{style.to_html()}</div>{_column_help(about, called)}'))
 
 # %% ../../nbs/10_report/01_page.ipynb #911ac359
 def show_figure(
@@ -111,6 +125,7 @@ def show_lights(
     frame: pd.DataFrame,  # with a column `status`
     caption: str = "",  # one line above the table
     digits: int = 2,  # significant digits of numbers
+    about: str = "",  # file of the run that the columns are from, as in `show_table`
 ) -> None:
     """Display a table with a traffic light for each status, every text escaped."""
     from IPython.display import HTML, display
@@ -125,4 +140,5 @@ def show_lights(
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in frame)
     rows = "".join(f"<tr>{''.join(map(cell, texts.columns, row))}</tr>" for row in texts.itertuples(index=False))
     title = f"<caption>{html.escape(caption)}</caption>" * bool(caption)
-    display(HTML(f'<table class="lights">{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'))
+    table = f'<table class="lights">{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    display(HTML(table + _column_help(about, {str(c): str(c) for c in frame})))
