@@ -13,7 +13,7 @@ import lazy_loader
 # %% ../../nbs/07_audit/00_overview.ipynb #040e80b7
 if TYPE_CHECKING:
     from tcell_drugseq.audit.run import (
-        AUDITS as AUDITS,
+        all_audits as all_audits,
         audit_screen as audit_screen,
         explain_audit as explain_audit,
         run_audit as run_audit,
@@ -30,7 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["targets", "layout", "mixups", "design", "names", "run"],
     submod_attrs={
-        "run": ["AUDITS", "audit_screen", "explain_audit", "run_audit", "worst"],
+        "run": ["all_audits", "audit_screen", "explain_audit", "run_audit", "worst"],
         "targets": ["audit_clusters", "audit_depth", "audit_thresholds", "audit_treated_label"],
     },
 )

@@ -41,7 +41,14 @@ if TYPE_CHECKING:
         yaml_text as yaml_text,
     )
     from tcell_drugseq.base.findings import (
+        AUDITS as AUDITS,
+        CLAIMS as CLAIMS,
+        ON_DISTANCES as ON_DISTANCES,
+        ON_TARGETS as ON_TARGETS,
+        STATUS as STATUS,
+        Audit as Audit,
         Finding as Finding,
+        audit as audit,
         findings_table as findings_table,
         judge as judge,
         not_testable as not_testable,
@@ -57,6 +64,12 @@ if TYPE_CHECKING:
         describe_progress as describe_progress,
         note_progress as note_progress,
         read_progress as read_progress,
+    )
+    from tcell_drugseq.base.results import (
+        OUTPUTS as OUTPUTS,
+        data_dictionary as data_dictionary,
+        describe_column as describe_column,
+        owned_files as owned_files,
     )
     from tcell_drugseq.base.settings import (
         InputError as InputError,
@@ -96,7 +109,18 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["settings", "defaults", "files", "folders", "tables", "digests", "progress", "findings", "style"],
+    submodules=[
+        "settings",
+        "defaults",
+        "files",
+        "folders",
+        "tables",
+        "digests",
+        "progress",
+        "findings",
+        "style",
+        "results",
+    ],
     submod_attrs={
         "defaults": [
             "BiologyConfig",
@@ -114,9 +138,22 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "digests": ["hash_file", "hash_files", "package_digest", "short_digest"],
         "files": ["read_json_if_any", "read_yaml", "write_json", "write_yaml", "written_whole", "yaml_text"],
-        "findings": ["Finding", "findings_table", "judge", "not_testable"],
+        "findings": [
+            "AUDITS",
+            "Audit",
+            "CLAIMS",
+            "Finding",
+            "ON_DISTANCES",
+            "ON_TARGETS",
+            "STATUS",
+            "audit",
+            "findings_table",
+            "judge",
+            "not_testable",
+        ],
         "folders": ["MARK", "check_writable", "locked", "staged_folder"],
         "progress": ["PLACE", "describe_progress", "note_progress", "read_progress"],
+        "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "with_leaves"],
         "style": [
             "DARK",

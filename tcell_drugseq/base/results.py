@@ -601,9 +601,9 @@ GROUPS = {
     "training": "folds, training history and gene scaler",
     "models": "the final model for new wells: best (twice) and last epoch; the models of the folds; "
     "no pickle is ever loaded",
-    "pathways": "gene sets behind the prediction and behind the top compounds; groups of compounds with similar effects",
-    "changes": "changed genes on raw counts, beside the model's genes; dose curves with EC50 "
-    "(where the screen has counts, doses)",
+    "pathways": "gene sets behind the prediction and the top compounds; groups of compounds with similar effects",
+    "changes": "genes that change in raw counts, beside the model's genes; dose curves with EC50 "
+    "(if the screen has counts, doses)",
     "all": "all results for scanpy; settings, versions, data hash, timings; the meaning of every column",
 }
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
         write_failure as write_failure,
     )
     from tcell_drugseq.report.exports import (
-        EXPORTS as EXPORTS,
-        TRAINED as TRAINED,
         check_out_dir as check_out_dir,
         export_tables as export_tables,
         write_exports as write_exports,
@@ -70,7 +68,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "with_defaults",
             "write_failure",
         ],
-        "exports": ["EXPORTS", "TRAINED", "check_out_dir", "export_tables", "write_exports"],
+        "exports": ["check_out_dir", "export_tables", "write_exports"],
         "index": ["list_experiments", "write_index", "write_thumbnail"],
         "notebooks": ["ReportError", "execute_notebook", "render_html"],
         "page": ["show_figure", "show_lights", "show_map", "show_table", "show_text"],
