@@ -4,15 +4,23 @@ BIN := .venv/bin
 # Threads that wait spin briefly, then sleep, as the command line sets it: quick alone, and not ruinous on a busy machine.
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: report test bench setup lab clean
+.PHONY: report test types bench setup lab clean
 
 report: setup data/simulated
 	$(BIN)/tcell-drugseq report reports/default.yaml --overwrite
 
+# `make test CHAPTER=latent` runs the notebooks and tests of one chapter.
+CHAPTER ?=
+NOTEBOOKS = $(if $(CHAPTER),$(or $(wildcard nbs/[0-9][0-9]_$(CHAPTER)),$(error CHAPTER: there is no chapter $(CHAPTER); see nbs)))
+TESTS = $(if $(CHAPTER),$(wildcard tests/$(CHAPTER)),tests)
+
 test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/nbdev-test --flags slow --n-workers 2
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/nbdev-test $(NOTEBOOKS) --flags slow --n-workers 2
+	$(if $(TESTS),$(BIN)/pytest $(TESTS) --numprocesses 2 --dist loadfile --no-loadscope-reorder)
+
+types: setup
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # Every benchmark as HTML and JSON in reports/bench, with few simulated screens. `make bench FEW=` takes as many as the
 # committed notebooks show, which is hours; `make bench BENCH=23_speed` runs one of them.

@@ -203,7 +203,7 @@ def test_links_of_the_prose_lead_somewhere():
             for name in re.findall(r"`((?:\d\d_\w+/)?\d\d_\w+)`", text_of(cell)):
                 found = [*(ROOT / "nbs").glob(f"{name}*"), *notebook.parent.glob(f"{name}*")]
                 assert found or (ROOT / "nbs" / "bench" / f"{name}.ipynb").exists(), (notebook.name, name)
-    for page in ("README.md", "CHANGELOG.md", "data/README.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         for name in re.findall(r"`(nbs/[\w/]+(?:\.ipynb)?)`", text) + re.findall(r"\]\((?!http)([^)#\s]+)\)", text):
             assert [*ROOT.glob(f"{name}*")] or [*(ROOT / page).parent.glob(name)], (page, name)
