@@ -25,7 +25,7 @@ __all__ = ['NUMBER', 'quote_some', 'refuse', 'Problems', 'decode', 'data_row', '
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
-    names: Sequence[str],  # names of genes, wells, compounds
+    names: Sequence[object],  # names of genes, wells, compounds
     n: int = 5,  # how many to show
 ) -> str:  # the first of them, and how many more there are
     """Name a few, quoted, so that a blank or a quote in a name is seen."""
@@ -142,12 +142,19 @@ def _read_rows(path: Path, text: str, problems: Problems, single: bool) -> tuple
 # %% ../../nbs/00_base/05_tables.ipynb #f385c96f
 def _parse_fast(text: str) -> tuple[list[str], np.ndarray] | None:
     """Header and float32 matrix by the C parser, or None when the strict pass has to look."""
-    options = {"na_filter": False, "skip_blank_lines": False, "low_memory": False, "index_col": False}
     try:
         header = next(csv.reader(io.StringIO(text, newline=""), strict=True))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # rows too long: the commas tell
-            frame = pd.read_csv(io.BytesIO(text.encode()), header=0, names=range(len(header)), **options)
+            frame = pd.read_csv(
+                io.BytesIO(text.encode()),
+                header=0,
+                names=list(range(len(header))),
+                na_filter=False,
+                skip_blank_lines=False,
+                low_memory=False,
+                index_col=False,
+            )
     except (csv.Error, ValueError):  # pandas' ParserError is a ValueError
         return None
     commas = sum(name.count(",") for name in header) + (len(header) - 1) * (len(frame) + 1)

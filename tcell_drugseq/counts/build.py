@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
     from tcell_drugseq.counts.plate_map import set_aside
 
     for name in ["activation_old"] + ["label"] * (not cfg.label):
-        screen.obs = set_aside(screen.obs, [name], file(name), screen.uns["notes"])
+        screen.obs = set_aside(cast(pd.DataFrame, screen.obs), [name], file(name), screen.uns["notes"])
     if cfg.label and (fewest := screen.obs["label"].value_counts().min()) < 2:
         found = f"a class with {fewest} of {screen.n_obs} wells"
         raise InputError(f"label: {cfg.label!r}: found {found}, expected at least 2 wells of each class")
@@ -82,10 +82,11 @@ def build_screen(
     scored = score_wells(kept, cfg)
     _check_targets(scored, cfg, lambda column: names[column in plates])
     screen = normalise_counts(scored, cfg)
-    quality = assay_quality(screen.obsm["scores"]["Tscore"], screen.obs, cfg.positive) if cfg.positive else None
+    obs, scores = cast(pd.DataFrame, screen.obs), cast(pd.DataFrame, screen.obsm["scores"])
+    quality = assay_quality(scores["Tscore"].to_numpy(), obs, cfg.positive) if cfg.positive else None
     findings = judge_screen(wells, cfg, replicates, quality)
     screen.uns["notes"] = np.array(screen.uns["notes"], dtype=str)
-    screen.uns |= {"qc_findings": findings, "qc_dropped": dropped, "qc_replicates": replicates}
+    screen.uns.update(qc_findings=findings, qc_dropped=dropped, qc_replicates=replicates)
     screen.uns["source"] = {"name": names[0], "format": "counts and plate map", "simulated": False}
     screen.uns["source"]["hash"] = screen_hash(screen)
     return screen

@@ -53,7 +53,7 @@ def name_columns(
     file: str,  # for messages
 ) -> tuple[pd.DataFrame, str]:  # the same with columns by role; unit in the name of the dose
     """Call columns by their role; two columns of one role raise `InputError`."""
-    roles = {name: role_of(name) for name in frame}
+    roles = {str(name): role_of(str(name)) for name in frame}
     for role, n in Counter(role for role, _ in roles.values()).items():
         same = [name for name, (r, _) in roles.items() if r == role]
         if n > 1 and role in same:  # called so exactly: the others keep their names
@@ -164,7 +164,7 @@ def _stack(blocks: dict[tuple[str, str], tuple[str, dict[str, str]]], file: str)
         if len({len(cells) for cells in columns.values()}) > 1:
             refuse(file, f"plate {plate!r}" if plate else "", "blocks of 96 and of 384 wells", "one size")
         frame = pd.DataFrame(columns)
-        named = any(role_of(name)[0] == "plate" for name in frame)
+        named = any(role_of(str(name))[0] == "plate" for name in frame)
         frames.append(frame.assign(plate=plate) if plate and not named else frame)
     return pd.concat([frame.rename_axis("well").reset_index() for frame in frames], ignore_index=True).fillna("")
 

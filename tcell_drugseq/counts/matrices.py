@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -121,12 +121,20 @@ def _draft_table(path: Path) -> _Draft:
         refuse(path.name, "", "a header and no rows", "one row for each gene or well")
     if len(next(csv.reader(io.StringIO(lines, newline=""), delimiter=separator))) == len(header) + 1:
         header = ["", *header]
-    options = {"na_filter": False, "skip_blank_lines": False, "low_memory": False, "index_col": False}
-    names, n = range(len(header)), len(header) - 1
+    names, n = list(range(len(header))), len(header) - 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # rows too long: the separators tell
-            frame = pd.read_csv(io.StringIO(lines), sep=separator, names=names, dtype={0: str}, **options)
+            frame = pd.read_csv(
+                io.StringIO(lines),
+                sep=separator,
+                names=names,
+                dtype={0: str},
+                na_filter=False,
+                skip_blank_lines=False,
+                low_memory=False,
+                index_col=False,
+            )
     except ValueError:  # pandas' ParserError is one
         frame = pd.DataFrame()
     cells = frame.iloc[:, 1:]
@@ -185,10 +193,11 @@ def _draft_mtx(path: Path) -> _Draft:
         refuse(matrix, "", f"values of kind {kind!r}", "counts (integer or real)")
     wells = [line.split("\t")[0] for line in read_text(paths[1]).splitlines()]
     table = [line.split("\t") for line in read_text(paths[2]).splitlines()]
-    if x.shape != (len(table), len(wells)):
-        turned = "; it looks transposed" if x.shape == (len(wells), len(table)) else ""
+    shape = cast(tuple[int, int], x.shape)
+    if shape != (len(table), len(wells)):
+        turned = "; it looks transposed" if shape == (len(wells), len(table)) else ""
         expected = f"{len(table)} x {len(wells)}, as {features} and {barcodes} have lines"
-        refuse(matrix, "", f"{x.shape[0]} x {x.shape[1]}{turned}", expected)
+        refuse(matrix, "", f"{shape[0]} x {shape[1]}{turned}", expected)
     if ragged := [i for i, row in enumerate(table, start=1) if len(row) != len(table[0])]:
         refuse(features, f"line {ragged[0]}", "another number of columns", f"{len(table[0])}, as in the first line")
     columns = pd.DataFrame(table)
@@ -201,12 +210,12 @@ def _draft_mtx(path: Path) -> _Draft:
 def _only_expression(draft: _Draft, kinds: pd.Series | None) -> _Draft:
     """Without antibodies and guides, where features have types."""
     if kinds is not None and (other := kinds != "Gene Expression").any() and not other.all():
-        keep = np.flatnonzero(~other)
+        keep, ids = np.flatnonzero(~other), draft.ids or draft.rows
         names = sorted(set(kinds[other]))
         draft.notes.append(
             f"{draft.file}: {other.sum()} features left out that are no gene expression: {quote_some(names)}"
         )
-        draft.x, draft.rows, draft.ids = draft.x[keep], [draft.rows[i] for i in keep], [draft.ids[i] for i in keep]
+        draft.x, draft.rows, draft.ids = draft.x[keep], [draft.rows[i] for i in keep], [ids[i] for i in keep]
     return draft
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #73677c8e
@@ -250,7 +259,7 @@ def _draft_h5ad(path: Path) -> _Draft:
         refuse(path.name, taken, f"{x.shape[0]} x {x.shape[1]} of {x.dtype}", "counts of at least one well and gene")
     draft = _Draft(path.name, "h5ad", x, adata.obs_names.tolist(), var.index.astype(str).tolist(), "wells_by_genes")
     draft.symbols_at = f"human gene symbols as var_names or in a column of var ({', '.join(_SYMBOL_COLUMNS)})"
-    draft.obs = adata.obs
+    draft.obs = cast(pd.DataFrame, adata.obs)
     others = [where for where in held if where != taken]
     draft.notes.append(f"{path.name}: counts are those of {taken}" + (f", not {quote_some(others)}" if others else ""))
     return _name_genes(draft, var)
@@ -277,7 +286,15 @@ def _draft_h5(path: Path) -> _Draft:
 
     adata = _open(path, "10x .h5", lambda file: sc.read_10x_h5(file, gex_only=False))
     genes, ids = adata.var_names.tolist(), adata.var["gene_ids"].astype(str).tolist()
-    draft = _Draft(path.name, "10x h5", adata.X.T.tocsr(), genes, adata.obs_names.tolist(), "genes_by_wells", ids)
+    draft = _Draft(
+        path.name,
+        "10x h5",
+        sparse.csr_matrix(adata.X).T.tocsr(),
+        genes,
+        adata.obs_names.tolist(),
+        "genes_by_wells",
+        ids,
+    )
     draft.symbols_at = "human gene symbols in matrix/features/name"
     return _only_expression(draft, adata.var.get("feature_types", pd.Series(dtype=str)).reset_index(drop=True))
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def size_factors(
     """Depth of each well relative to the mean; raises `InputError` for a well without counts."""
     total = np.asarray(raw_counts(counts).sum(axis=1), dtype=float).ravel()
     if (empty := total <= 0).any():
-        wells = quote_some(counts.obs_names[empty])
+        wells = quote_some(list(counts.obs_names[empty]))
         raise InputError(f"counts: found {empty.sum()} wells without a UMI ({wells}), expected some in every well")
     return total / total.mean()
 
@@ -55,7 +55,7 @@ def log_normalise(
 # %% ../../nbs/06_counts/06_normalise.ipynb #9d5a7c4c
 def fit_dispersion(
     counts: AnnData,  # raw counts
-    groups: Sequence[str] | None = None,  # (N,) wells that should be alike: replicates, a plate; None: all
+    groups: Sequence[str] | np.ndarray | None = None,  # (N,) wells that should be alike: replicates, a plate; None: all
     min_mean: float = 1.0,  # counts per well that a gene needs to have a say
 ) -> float:  # alpha >= 0; 0: Poisson
     """One overdispersion for the screen; `InputError` where no two wells share a group or no gene is deep enough."""
@@ -107,7 +107,7 @@ def sd_trend(
 # %% ../../nbs/06_counts/06_normalise.ipynb #cdc7c830
 def centre_on_controls(
     x: np.ndarray,  # (N, G)
-    plate: Sequence[str],  # (N,)
+    plate: Sequence[str] | np.ndarray,  # (N,)
     is_control: np.ndarray,  # (N,) bool
     least: int = 3,  # control wells that every plate has to have
 ) -> np.ndarray:  # (N, G) float32, median of the controls of each plate is 0
@@ -127,7 +127,8 @@ def normalise_counts(
     cfg: ScreenConfig = ScreenConfig(),  # norm, centre
 ) -> AnnData:  # X normalised, dense; counts in layers["counts"]; what was done in uns["notes"]
     """Normalise as the settings say; raises `InputError` for an empty well or a plate without enough controls."""
-    obs, plate = counts.obs, plate_of(counts.obs)
+    obs = cast(pd.DataFrame, counts.obs)
+    plate = plate_of(obs)
     if cfg.norm == "log":
         out = log_normalise(counts)
     else:
@@ -136,6 +137,6 @@ def normalise_counts(
         apart = [groups for groups in (plate, same) if pd.Series(groups).duplicated(keep=False).mean() >= 0.5]
         out = stabilise(counts, min(fit_dispersion(counts, groups) for groups in apart or [None]))
     if cfg.centre:
-        out.X = centre_on_controls(out.X, plate, obs["is_control"].to_numpy(bool))
+        out.X = centre_on_controls(np.asarray(out.X), plate, obs["is_control"].to_numpy(bool))
         out.uns["notes"] = [*out.uns["notes"], "the median of the plate's control wells was subtracted from each gene"]
     return out

@@ -122,7 +122,7 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str])
 # %% ../../nbs/06_counts/04_plate_map.ipynb #0954140f
 def _set_doses(frame: pd.DataFrame, unit: str, file: str, notes: list[str]) -> None:
     units = frame["unit"].where(frame["unit"].str.strip() != "", unit) if "unit" in frame else [unit] * len(frame)
-    doses, out, converted = parse_doses(frame["dose"], units, frame.index, file)
+    doses, out, converted = parse_doses(frame["dose"].tolist(), list(units), frame.index.tolist(), file)
     if converted:
         notes.append(f"{file}: doses in {quote_some(converted)} converted to uM")
     if (blank := np.isnan(doses) & frame["is_control"].to_numpy()).any():
@@ -143,7 +143,7 @@ def _set_doses(frame: pd.DataFrame, unit: str, file: str, notes: list[str]) -> N
         )
 
 # %% ../../nbs/06_counts/04_plate_map.ipynb #fc2496bf
-def _free(name: str, taken: Collection[str]) -> str:
+def _free(name: str, taken: Collection[str] | pd.DataFrame) -> str:
     """The name itself, or with the first number behind it that makes it new."""
     return name if name not in taken else next(n for i in count(2) if (n := f"{name}_{i}") not in taken)
 
@@ -151,8 +151,8 @@ def _free(name: str, taken: Collection[str]) -> str:
 def _name_storable(frame: pd.DataFrame, file: str, notes: list[str]) -> pd.DataFrame:
     """Columns by names that an `.h5ad` can hold."""
     for name in list(frame):
-        plain = name.replace("/", "_")
-        plain = {"_index": "index", ".": "dot"}.get(plain, plain)
+        plain = str(name).replace("/", "_")
+        plain = {"_index": "index", ".": "dot"}.get(plain) or plain
         if plain != name:
             new = _free(plain, frame)
             notes.append(f"{file}: column {name!r} is called {new!r}: an .h5ad can't hold that name")

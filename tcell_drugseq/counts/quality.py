@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,10 @@ def measure_wells(
     top = min(50, counts.n_vars)
     genes = pd.DataFrame(kinds, index=counts.var_names)
     wells = AnnData(raw_counts(counts), obs=pd.DataFrame(index=counts.obs_names), var=genes)
-    found = sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False)[0]
+    found, _ = cast(
+        tuple[pd.DataFrame, pd.DataFrame],
+        sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False),
+    )
     qc = pd.DataFrame({"umis": found["total_counts"], "detected": found["n_genes_by_counts"]}).astype(int)
     for kind, mask in kinds.items():
         qc[f"{kind}_share"] = found[f"pct_counts_{kind}"] / 100 if mask.any() else np.nan
@@ -72,10 +76,11 @@ _LEAST_SD = 0.1  # log units
 
 def robust_z(
     qc: pd.DataFrame,  # umis and detected by well
-    plate: Sequence[str],  # (N,) plate of each well
+    plate: Sequence[str] | np.ndarray,  # (N,) plate of each well
 ) -> pd.DataFrame:  # umis, detected: robust SD from the plate's median; NaN for empty wells and plates under 8 wells
     """How far the depth of each well lies from that of its plate."""
-    logs = np.log(qc[["umis", "detected"]].where(qc["umis"] > 0).astype(float))
+    umis = qc[["umis", "detected"]].where(qc["umis"] > 0).astype(float)
+    logs = pd.DataFrame(np.log(umis), index=qc.index)
     by_plate = logs.groupby(np.asarray(plate, dtype=str))
     away = logs - by_plate.transform("median")
     sd = 1.4826 * away.abs().groupby(np.asarray(plate, dtype=str)).transform("median")
@@ -84,7 +89,7 @@ def robust_z(
 # %% ../../nbs/06_counts/05_quality.ipynb #dd1a4878
 def flag_outliers(
     qc: pd.DataFrame,  # umis and detected by well
-    plate: Sequence[str],  # (N,) plate of each well
+    plate: Sequence[str] | np.ndarray,  # (N,) plate of each well
     mads: float,  # robust SD from the plate's median that make an outlier; 0: none
 ) -> pd.DataFrame:  # umis, detected: bool
     """Which wells are outliers of their plate in UMIs or in genes detected."""
@@ -102,7 +107,7 @@ RULES = {  # setting: measure, +1 where more is bad, words
 
 def broken_rules(
     qc: pd.DataFrame,  # of `measure_wells`
-    plate: Sequence[str],  # (N,) plate of each well
+    plate: Sequence[str] | np.ndarray,  # (N,) plate of each well
     cfg: ScreenConfig = ScreenConfig(),  # min_umis, min_detected, max_mito, max_top, outlier_mads
 ) -> pd.DataFrame:  # by dropped well: well, rule, value, threshold, sentence
     """The wells that a rule drops, and why."""
@@ -110,12 +115,12 @@ def broken_rules(
     some = qc[qc["umis"] > 0]
     for rule, (column, sign, words) in RULES.items():
         limit = getattr(cfg, rule)
-        bad = some.loc[sign * some[column] > sign * limit, column]
+        bad = some[column][sign * some[column] > sign * limit]
         broken += [(well, rule, float(v), limit, words.format(value=v, limit=limit)) for well, v in bad.items()]
     z, where = robust_z(qc, plate), pd.Series(np.asarray(plate, dtype=str), qc.index)
     for column, flagged in flag_outliers(qc, plate, cfg.outlier_mads).items():
-        for well, v in z.loc[flagged, column].items():
-            words = f"{MEASURES[column]} {v:+.1f} robust SD from the median of plate {where[well]}"
+        for well, v in z[str(column)][np.asarray(flagged)].items():
+            words = f"{MEASURES[str(column)]} {v:+.1f} robust SD from the median of plate {where[str(well)]}"
             broken.append((well, "outlier_mads", float(v), cfg.outlier_mads, words))
     table = pd.DataFrame(broken, columns=["well", "rule", "value", "threshold", "sentence"])
     others = table.groupby("well")["rule"].agg(
@@ -124,7 +129,7 @@ def broken_rules(
     first = table.drop_duplicates("well").reset_index(drop=True)
     also = others.reindex(first["well"]).fillna("").map(lambda names: f"; breaks {names} too" if names else "")
     first["sentence"] = [f"{w!r}: {s}{a}" for w, s, a in zip(first["well"], first["sentence"], also, strict=True)]
-    at = pd.Index(qc.index).get_indexer(first["well"])
+    at = pd.Index(qc.index).get_indexer(pd.Index(first["well"]))
     return first.iloc[np.argsort(at, kind="stable")].reset_index(drop=True)
 
 # %% ../../nbs/06_counts/05_quality.ipynb #748ce6e5
@@ -151,11 +156,12 @@ def keep_wells(
 ) -> tuple[AnnData, pd.DataFrame]:  # kept wells with measures in obs; dropped: well, rule, value, threshold, sentence
     """Drop wells by the rules of `cfg`; raises `InputError` where no control or fewer than two compounds would stay."""
     qc, obs = measure_wells(counts), counts.obs
+    obs = cast(pd.DataFrame, obs)
     dropped = broken_rules(qc, plate_of(obs), cfg)
     stays = ~counts.obs_names.isin(dropped["well"])
     control = obs["is_control"].to_numpy(bool)
     rules = ", ".join(f"{n} by {rule}" for rule, n in dropped["rule"].value_counts().items()) or "none by a rule"
-    n_compounds = obs.loc[stays & ~control, "compound"].astype(str).nunique()
+    n_compounds = obs["compound"][stays & ~control].astype(str).nunique()
     for found, least, what in ((int((stays & control).sum()), 1, "control wells"), (n_compounds, 2, "compounds")):
         if found < least:
             first = f"; the first is {dropped['sentence'].iloc[0]}" if len(dropped) else ""
@@ -199,7 +205,7 @@ def _rank_profiles(counts: AnnData) -> np.ndarray:  # (N, G') centred ranks of l
     most = np.sort(np.argsort(-by_gene, kind="stable")[:_COMPARED])
     x = y[:, most[by_gene[most] > 0]].toarray().astype(np.float32)
     x = np.log1p(x * (1e4 / np.maximum(total, 1))[:, None].astype(np.float32))
-    plate, control = plate_of(counts.obs), counts.obs["is_control"].to_numpy(bool)
+    plate, control = plate_of(cast(pd.DataFrame, counts.obs)), counts.obs["is_control"].to_numpy(bool)
     for name in np.unique(plate):
         here = plate == name
         centre = here & control if (here & control).sum() >= 3 else here
@@ -212,7 +218,7 @@ def _rank_profiles(counts: AnnData) -> np.ndarray:  # (N, G') centred ranks of l
 def _mean_rho(profiles: np.ndarray, wells: np.ndarray) -> np.ndarray:
     """Mean correlation over the pairs within each set; wells: (..., k) numbers."""
     k = wells.shape[-1]
-    total = sum(profiles[wells[..., i]] for i in range(k))  # (..., G'): |sum|^2 = k + sum over ordered pairs
+    total = reduce(np.add, (profiles[wells[..., i]] for i in range(k)))  # (..., G'): |sum|^2 = k + ordered pairs
     return ((total.astype(float) ** 2).sum(axis=-1) - k) / (k * (k - 1))
 
 # %% ../../nbs/06_counts/05_quality.ipynb #de22814f
@@ -228,8 +234,8 @@ def replicate_correlation(
     seed: int = 614,
 ) -> pd.DataFrame:  # compound, (dose,) wells, rho, null, null_high (95 %), rank (0 to 1), p; two wells or more
     """Hold the replicates of each compound (and dose) against wells of other compounds of the same plates."""
-    profiles, plate = _rank_profiles(counts), plate_of(counts.obs)
-    obs = counts.obs.assign(at=np.arange(counts.n_obs), compound=counts.obs["compound"].astype(str))
+    profiles, plate = _rank_profiles(counts), plate_of(cast(pd.DataFrame, counts.obs))
+    obs = cast(pd.DataFrame, counts.obs).assign(at=np.arange(counts.n_obs), compound=counts.obs["compound"].astype(str))
     treated, rng, rows = obs[~obs["is_control"].astype(bool)], np.random.default_rng(seed), []
     keys = ["compound", "dose"] if "dose" in obs else ["compound"]
     for key, group in treated.groupby(keys, sort=True, dropna=False, observed=True):
@@ -284,7 +290,7 @@ def replicate_signal(
 
 # %% ../../nbs/06_counts/05_quality.ipynb #7e72823e
 def assay_quality(
-    values: Sequence[float],  # (N,) a score of each well; NaN: unknown
+    values: Sequence[float] | np.ndarray,  # (N,) a score of each well; NaN: unknown
     obs: pd.DataFrame,  # compound, is_control, if known plate
     positive: Sequence[str],  # compounds that are positive controls
 ) -> pd.DataFrame:  # by positive control and plate: positive, plate, positives, negatives (wells), z_prime, ssmd
@@ -319,7 +325,7 @@ def _judge_wells(counts: AnnData, qc: pd.DataFrame, cfg: ScreenConfig) -> list[d
     """Depth, genes, dropped wells, mitochondria."""
     umis, detected, mito = (qc[name].median() for name in ("umis", "detected", "mito_share"))
     n, silent = counts.n_vars, int((raw_counts(counts).getnnz(axis=0) == 0).sum())
-    dropped = len(broken_rules(qc, plate_of(counts.obs), cfg))
+    dropped = len(broken_rules(qc, plate_of(cast(pd.DataFrame, counts.obs)), cfg))
     dead = "no gene is named MT-: nobody has looked" if np.isnan(mito) else f"the median well has {mito:.0%}"
     return [
         _finding("median UMIs", umis, 10_000, 1_000, f"the median well holds {umis:,.0f} UMIs", False),
@@ -340,8 +346,8 @@ def _judge_depth(counts: AnnData, qc: pd.DataFrame) -> dict:
     from scipy.stats import mannwhitneyu
 
     control = counts.obs["is_control"].to_numpy(bool)
-    logs = np.log(qc["umis"].clip(lower=1))
-    logs = logs - logs.groupby(plate_of(counts.obs)).transform("median")
+    logs = pd.Series(np.log(qc["umis"].clip(lower=1)), qc.index)
+    logs = logs - logs.groupby(plate_of(cast(pd.DataFrame, counts.obs))).transform("median")
     if not 0 < control.sum() < len(control):
         return _finding("depth of controls", np.nan, 1.25, np.inf, "controls or treated wells are lacking")
     ratio = float(np.exp(logs[control].median() - logs[~control].median()))
@@ -368,9 +374,10 @@ def _judge_quality(quality: pd.DataFrame) -> list[dict]:
     """Positive controls, plate by plate."""
     rows = []
     for q in quality.itertuples():
-        words = f"Z' {q.z_prime:.2f}, SSMD {q.ssmd:.1f}" if np.isfinite(q.ssmd) else "too few wells"
+        z_prime, ssmd = float(cast(float, q.z_prime)), float(cast(float, q.ssmd))
+        words = f"Z' {z_prime:.2f}, SSMD {ssmd:.1f}" if np.isfinite(ssmd) else "too few wells"
         wells = f"({q.positives} positive and {q.negatives} control wells)"
-        rows.append(_finding(f"{q.positive} on {q.plate}", q.z_prime, 0.5, 0.0, f"{words} {wells}", False))
+        rows.append(_finding(f"{q.positive} on {q.plate}", z_prime, 0.5, 0.0, f"{words} {wells}", False))
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,11 @@ def _components(x: AnnData, n_genes: int = 2_000, n_comps: int = 30) -> AnnData:
     varies = np.asarray(x.X).std(axis=0) > 0
     if varies.sum() < 2:
         raise InputError(f"scores: found {varies.sum()} genes that vary among {x.n_obs} wells, expected at least 2")
-    y = AnnData(np.asarray(x.X)[:, varies], obs=x.obs[[]].copy(), var=x.var.loc[varies, []].copy())
+    y = AnnData(
+        np.asarray(x.X)[:, varies],
+        obs=cast(pd.DataFrame, x.obs)[[]].copy(),
+        var=cast(pd.DataFrame, x.var)[[]][varies].copy(),
+    )
     if y.n_vars > n_genes:
         sc.pp.highly_variable_genes(y, n_top_genes=n_genes)
         y = y[:, y.var["highly_variable"]].copy()
@@ -108,7 +112,7 @@ def depth_correlation(
 ) -> float:  # Spearman; 0 for a constant score
     """How far a score follows sequencing depth."""
     ranks = pd.DataFrame({"score": np.asarray(score, float), "umis": np.asarray(umis, float)}).rank()
-    return 0.0 if (ranks.std() == 0).any() else float(ranks.corr().iloc[0, 1])
+    return 0.0 if (ranks.std() == 0).any() else float(ranks.corr().to_numpy()[0, 1])
 
 
 def cyto_trace(
@@ -118,12 +122,13 @@ def cyto_trace(
 ) -> pd.Series:  # by well; high: many genes, "less differentiated"
     """CytoTRACE by gene counts."""
     log = checked_log(x)
-    detected = np.asarray((raw_counts(x) > 0).sum(axis=1)).ravel()
-    sd, off = log.X.std(axis=0), detected - detected.mean()
-    r = np.where(sd > 0, off @ (log.X - log.X.mean(axis=0)) / np.where(sd > 0, sd, 1), -np.inf)
-    score = log.X[:, np.argsort(-r, kind="stable")[:n_genes]].mean(axis=1, dtype=float)
+    detected = np.asarray((cast(Any, raw_counts(x)) > 0).sum(axis=1)).ravel()
+    values = np.asarray(log.X)
+    sd, off = values.std(axis=0), detected - detected.mean()
+    r = np.where(sd > 0, off @ (values - values.mean(axis=0)) / np.where(sd > 0, sd, 1), -np.inf)
+    score = values[:, np.argsort(-r, kind="stable")[:n_genes]].mean(axis=1, dtype=float)
     if smooth:
-        weights = well_graph(log).obsp["connectivities"].toarray().astype(float)
+        weights = cast(Any, well_graph(log).obsp["connectivities"]).toarray().astype(float)
         np.fill_diagonal(weights, 0)
         walk = weights / weights.sum(axis=1, keepdims=True)
         score = np.linalg.solve(np.eye(x.n_obs) - smooth * walk, (1 - smooth) * score)
@@ -157,7 +162,7 @@ def pseudotime(
         if not root[here].any():
             raise InputError(f"pseudotime: {where}: found no root well among {here.sum()}, expected at least one")
         y = well_graph(x[here], linked=True)
-        y.uns["iroot"] = _medoid(y.obsm["X_pca"], root[here])
+        y.uns["iroot"] = _medoid(np.asarray(y.obsm["X_pca"]), root[here])
         n = min(10, y.n_obs - 2)
         with _own_draws():
             sc.tl.diffmap(y, n_comps=n)
@@ -184,7 +189,7 @@ def cluster_wells(
 
     edges = triu(well_graph(x).obsp["connectivities"], 1).tocoo()
     named = [(str(i), str(j), float(w)) for i, j, w in zip(edges.row, edges.col, edges.data, strict=True)]
-    _, found = graspologic_native.leiden(named, resolution=resolution, seed=seed, iterations=10, trials=10)
+    _, found = cast(Any, graspologic_native).leiden(named, resolution=resolution, seed=seed, iterations=10, trials=10)
     group = pd.Series([found[str(i)] for i in range(x.n_obs)], x.obs_names)
     first = group.drop_duplicates()
     order = sorted(first, key=lambda g: (-(group == g).sum(), first.index[first == g][0]))
@@ -229,7 +234,7 @@ def _beyond(rule: str, obs: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
     name, sign, cut = parts.groups()
     if name not in scores:
         raise InputError(f"label: {rule!r}: no score {name!r}; found {quote_some(list(scores))}")
-    controls = scores.loc[obs["is_control"].to_numpy(bool), name]
+    controls = scores[name][obs["is_control"].to_numpy(bool)]
     if len(controls) < 3 or not controls.std() > 0:
         found = f"{len(controls)} control wells with an SD of {controls.std():.3g}"
         raise InputError(f"label: {rule!r}: found {found}, expected at least 3 that differ")
@@ -271,7 +276,8 @@ def score_wells(
     """Score, cluster and label wells; raises `InputError` for input that can't be scored."""
     log, screen, notes = checked_log(x), x.copy(), list(x.uns.get("notes", []))
     umis = np.asarray(raw_counts(x).sum(axis=1)).ravel()
-    root = wells_where(cfg.root, x.obs, "root") if cfg.root else x.obs["is_control"].to_numpy(bool)
+    obs = cast(pd.DataFrame, x.obs)
+    root = wells_where(cfg.root, obs, "root") if cfg.root else obs["is_control"].to_numpy(bool)
     if not root.any():
         raise InputError(f"root: found no well of the control {cfg.control!r}, expected some; or name others with root")
     used = measured(gene_set := signature(cfg.signature), log.var_names)
@@ -286,7 +292,7 @@ def score_wells(
     notes.append("scores are z-scores over all wells")
     cluster = cluster_wells(log, cfg.resolution, cfg.seed)
     if cfg.label:
-        label = label_wells(cfg.label, x.obs.assign(cluster=cluster), scores)
+        label = label_wells(cfg.label, obs.assign(cluster=cluster), scores)
         notes.append(f"label: {cfg.label}: {label.sum()} of {len(label)} wells are 1")
         _add_column(screen, label, notes)
     _add_column(screen, cluster, notes)

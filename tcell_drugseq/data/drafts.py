@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -146,7 +146,7 @@ def _read_parts(files: dict[str, Path], problems: Problems) -> dict[str, Any]:
 def _select_scores(scores: pd.DataFrame, cfg: DataConfig, file: str, problems: Problems) -> pd.DataFrame:
     wanted = [_CANONICAL.get(name.lower(), name) for name in cfg.scores]
     if missing := [name for name in wanted if name not in scores]:
-        problems.add(file, "setting 'scores'", quote_some(missing), f"some of {', '.join(scores)}")
+        problems.add(file, "setting 'scores'", quote_some(missing), f"some of {', '.join(map(str, scores))}")
         return scores
     return scores[wanted] if wanted else scores
 
@@ -224,8 +224,8 @@ class _Obs:
         plain = pd.Series(np.asarray(column), dtype=object)
         values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
         bad = np.flatnonzero(~np.isfinite(values) & plain.notna().to_numpy())
-        wells = self.frame.index
-        places = [(f"{where}, well {wells[i]!r}", repr(plain[i])) for i in bad]
+        wells = list(self.frame.index)
+        places = [(f"{where}, well {wells[i]!r}", repr(plain.iloc[i])) for i in bad]
         self.problems.add_places(self.file, places, "a finite number")
         return values
 
@@ -237,8 +237,8 @@ def _read_role(part: str, cfg: DataConfig, obs: _Obs) -> Any:
         return None
     where = f"obs column {name!r}"
     numeric = part in ("dose", "activation_old")
-    values = obs.floats(column, where) if numeric else as_texts(column)
-    gaps = int(np.isnan(values).sum()) if numeric else values.count("")
+    values: np.ndarray | list[str] = obs.floats(column, where) if numeric else as_texts(column)
+    gaps = int(np.isnan(values).sum()) if isinstance(values, np.ndarray) else values.count("")
     if not gaps:
         return values
     if name == getattr(DataConfig(), part):
@@ -293,7 +293,7 @@ def _read_scores(adata: AnnData, cfg: DataConfig, obs: _Obs) -> pd.DataFrame | N
         frame = stored if isinstance(stored, pd.DataFrame) else pd.DataFrame(stored, columns=list(names))
         named = {str(name): obs.floats(frame[name], f"obsm['scores'], column {name}") for name in frame}
     scores = pd.DataFrame({name: values for name, values in named.items() if values is not None})
-    scores.columns = name_scores(list(scores), (obs.file, "scores"), obs.problems)
+    scores.columns = name_scores(list(map(str, scores)), (obs.file, "scores"), obs.problems)
     n = len(scores)
     for name, defined in scores.notna().sum().items():
         if _MIN_DEFINED <= defined < n:
@@ -341,7 +341,7 @@ def _read_matrix(adata: AnnData, layer: str, file: str, problems: Problems) -> n
 
 # %% ../../nbs/01_data/03_drafts.ipynb #671188ff
 def _kept(frame: pd.DataFrame, file: str) -> pd.DataFrame:
-    stale = [c for c in frame if c.startswith(("pred_", "dist_")) or c == "latent_score"]
+    stale = [c for c in map(str, frame) if c.startswith(("pred_", "dist_")) or c == "latent_score"]
     if stale:
         log.warning("%s: obs columns of an earlier run are left out: %s", file, quote_some(stale))
     kept = {}
@@ -372,13 +372,19 @@ def draft_h5ad(
     def place(part: str, i: int | None = None) -> tuple[str, str]:
         column = getattr(cfg, part, "")
         name = f"obs column {column!r}" if column else {"gene": "var_names", "well": "obs_names"}.get(part, part)
-        number = "" if i is None else f", number {i + 1}" if part in ("gene", "well") else f", well {draft.wells[i]!r}"
+        number = (
+            ""
+            if i is None
+            else f", number {i + 1}"
+            if part in ("gene", "well")
+            else f", well {(draft.wells or [])[i]!r}"
+        )
         return path.name, name + number
 
     draft = Draft(place)
     if (adata := _open_h5ad(path, problems)) is None:
         return draft
-    obs = _Obs(path.name, adata.obs, need_targets, problems)
+    obs = _Obs(path.name, cast(pd.DataFrame, adata.obs), need_targets, problems)
     ids = obs.get(cfg.well, "well")
     draft.genes, draft.wells = as_texts(adata.var_names), as_texts(adata.obs_names if ids is None else ids)
     draft.x = _read_matrix(adata, cfg.layer, path.name, problems)
@@ -392,7 +398,7 @@ def draft_h5ad(
         columns["compound"] = ["unknown"] * len(draft.wells)
     columns |= {part: _read_role(part, cfg, obs) for part in ("plate", "batch", "cluster", "activation_old", "dose")}
     draft.columns = {part: values for part, values in columns.items() if values is not None}
-    draft.kept = _kept(adata.obs, path.name)
+    draft.kept = _kept(obs.frame, path.name)
     draft.counts = _dense(adata.layers["counts"]) if "counts" in adata.layers else None
     draft.made = {name: adata.uns[name] for name in MADE if name in adata.uns}
     source = adata.uns.get("source")

@@ -5,7 +5,7 @@
 # %% ../../nbs/01_data/02_matrix.ipynb #d8101d26
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,13 +23,14 @@ def target_table(
 ) -> pd.DataFrame:  # wells x targets, NaN where undefined
     """Scores of a screen, and its historical activation."""
     known = "scores" in screen.obsm
-    table = screen.obsm["scores"].astype(float) if known else pd.DataFrame(index=screen.obs_names)
+    scores = cast(pd.DataFrame, screen.obsm["scores"]) if known else pd.DataFrame(index=screen.obs_names)
+    table = scores.astype(float)
     if old and "activation_old" in screen.obs:
         table = table.assign(activation_old=screen.obs["activation_old"].astype(float))
     return table
 
 
-def to_dense(x: object) -> np.ndarray:
+def to_dense(x: Any) -> np.ndarray:
     """Matrix as float64, sparse or not."""
     return np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
 

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,7 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
 # %% ../../nbs/01_data/04_reading.ipynb #651dee88
 def _normalise(d: Draft, problems: Problems) -> None:
     """Keep counts, take the logarithm of their share; a value that is no count is a problem."""
+    assert d.x is not None and d.wells is not None  # else it is not called
     bad = np.argwhere((d.x < 0) | (d.x != np.rint(d.x)))
     if len(bad):
         i, j = bad[0]
@@ -97,6 +98,7 @@ def _normalise(d: Draft, problems: Problems) -> None:
 
 # %% ../../nbs/01_data/04_reading.ipynb #419d8983
 def _drop_constant(d: Draft, problems: Problems) -> None:
+    assert d.x is not None  # else it is not called
     varies = d.x.min(axis=0) != d.x.max(axis=0)
     if not varies.any():
         return problems.add(*d.place("gene"), f"no gene of {len(varies)} that differs between wells", "at least one")
@@ -109,6 +111,7 @@ def _drop_constant(d: Draft, problems: Problems) -> None:
 
 def _locate(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     """Plate and position: what the file says, else what the ids say, else a column `well`."""
+    assert d.wells is not None  # else it is not called
     if cfg.well_pattern:
         found = pattern_wells(d.wells, cfg.well_pattern, problems)
     else:
@@ -120,8 +123,8 @@ def _locate(d: Draft, cfg: DataConfig, problems: Problems) -> None:
             own = known_wells([row + column.removesuffix(".0") for row, column in pairs])
             if own.empty:
                 log.warning("%s: obs columns row and column are passed over: not A to P, 1 to 24", d.place("well")[0])
-            found = found.assign(**{c: own[c].to_numpy() for c in own})
-    d.columns = {c: found[c].to_numpy() for c in found} | d.columns
+            found = found.assign(**{str(c): own[c].to_numpy() for c in own})
+    d.columns = {str(c): found[c].to_numpy() for c in found} | d.columns
 
 # %% ../../nbs/01_data/04_reading.ipynb #0fe42057
 def _check(d: Draft, cfg: DataConfig, need_targets: bool, problems: Problems) -> None:
@@ -155,8 +158,8 @@ def screen_hash(
 ) -> str:  # 16 hexadecimal digits
     """SHA-256 over genes, wells, X and all that `obs` and the scores say about the wells."""
     digest = hashlib.sha256()
-    texts = {"genes": screen.var_names, "wells": screen.obs_names}
-    arrays = {"X": screen.X}
+    texts: dict[str, Any] = {"genes": screen.var_names, "wells": screen.obs_names}
+    arrays: dict[str, Any] = {"X": screen.X}
     for name in _OBS:
         if name in screen.obs:
             values = screen.obs[name]
@@ -175,12 +178,13 @@ def score_names(
     screen: AnnData,  # a Screen
 ) -> list[str]:  # e.g. Tscore, CytoTRACE, Pseudotime; empty without scores
     """Names of the scores, in the order of the columns."""
-    return list(screen.obsm["scores"].columns) if "scores" in screen.obsm else []
+    return [str(c) for c in cast(pd.DataFrame, screen.obsm["scores"])] if "scores" in screen.obsm else []
 
 # %% ../../nbs/01_data/04_reading.ipynb #0fb60b33
 def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
     from anndata import AnnData
 
+    assert d.wells is not None  # else there were problems
     columns = d.columns | {"is_control": [c == cfg.control for c in d.columns["compound"]]}
     if "label" in columns:
         columns["label"] = [_LABELS[text] for text in columns["label"]]
@@ -191,7 +195,7 @@ def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
         screen.obsm["scores"] = d.scores.set_axis(d.wells)
     if d.counts is not None:
         screen.layers["counts"] = d.counts
-    screen.uns |= d.made
+    screen.uns.update(d.made)
     screen.uns["source"] = {"name": name, **d.source, "hash": screen_hash(screen)}
     return screen
 
@@ -202,7 +206,7 @@ def _scan(path: Path, cfg: DataConfig, need_targets: bool, take_apart: Callable,
     return draft
 
 
-def _read(path: str | Path, cfg: DataConfig, need_targets: bool, take_apart: Callable) -> AnnData:
+def _read(path: str | Path, cfg: DataConfig, need_targets: bool, take_apart: Callable[..., Draft]) -> AnnData:
     problems = Problems()
     draft = _scan(Path(path), cfg, need_targets, take_apart, problems)
     problems.check()
@@ -245,6 +249,7 @@ def read_screen(
     problems = Problems()
     take_apart = _format(Path(cfg.data_dir), problems)
     problems.check()
+    assert take_apart is not None  # else there was a problem
     return _read(cfg.data_dir, cfg, need_targets, take_apart)
 
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
@@ -288,8 +293,11 @@ def write_bundle(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"{folder}: can't be made: {e.strerror or e}") from e
-    tables = {part: screen.obs[[part]] for part in _COLUMNS if part in screen.obs}
-    tables |= {"well": pd.DataFrame({"well_id": screen.obs_names})} | ({} if scores is None else {"score": scores})
+    obs = cast(pd.DataFrame, screen.obs)
+    tables = {part: obs[[part]] for part in _COLUMNS if part in obs}
+    tables |= {"well": pd.DataFrame({"well_id": screen.obs_names})} | (
+        {} if scores is None else {"score": cast(pd.DataFrame, scores)}
+    )
     if "counts" in screen.layers:
         counts = screen.to_df("counts")
         if (counts % 1 != 0).any(axis=None):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -160,7 +160,7 @@ def draw_curves(
     inside = low + place * (high - low)
     below, above = where < _BEYOND[0], where > 1 - _BEYOND[1]
     ec50 = np.exp(np.select([below, above], [low - 2 * step * place, high + 2 * step * place], inside))
-    hill = np.exp(rng.uniform(*np.log(_SLOPES), n))
+    hill = np.exp(rng.uniform(np.log(_SLOPES[0]), np.log(_SLOPES[1]), n))
     active = compounds["active"]
     return compounds.assign(ec50=np.where(active, ec50, np.nan), hill=np.where(active, hill, np.nan))
 
@@ -338,7 +338,7 @@ def draw_calls(
 
     seen = scores["Pseudotime"] if cfg.threshold_label else _z(activity["activation"]) + 0.15 * noise[:, 0]
     label = (seen > np.quantile(seen, 1 - _POSITIVE)).astype(int)
-    group = KMeans(min(8, len(activity)), n_init=1, random_state=cfg.seed % 2**32).fit_predict(activity)
+    group = KMeans(min(8, len(activity)), n_init=cast(Any, 1), random_state=cfg.seed % 2**32).fit_predict(activity)
     rank = activity["activation"].groupby(group).mean().rank().astype(int) - 1
     old = scores.sum(axis=1) + (0.0 if cfg.sum_activation else 0.5) * noise[:, 1]
     calls = {"label": label, "cluster": [f"C{rank[g]}" for g in group], "activation_old": old}
@@ -354,7 +354,7 @@ def mix_up_wells(
     plate, names = pd.factorize(wells["plate"])
     at = np.full((len(names), *_SHAPE[cfg.plate_wells]), -1)
     at[plate, row, column] = np.arange(len(wells))
-    last = names.get_indexer(wells.loc[wells["batch"] == wells["batch"].iloc[-1], "plate"].unique())
+    last = names.get_indexer(wells["plate"][wells["batch"] == wells["batch"].iloc[-1]].unique())
     order = np.arange(len(wells))
 
     def bring(here: np.ndarray, there: np.ndarray) -> None:
@@ -427,7 +427,7 @@ def _write_raw(screen: AnnData, folder: Path) -> None:
     from tcell_drugseq.data.reading import write_csv
 
     folder.mkdir()
-    plates = screen.obs[[c for c in ("compound", "dose", "plate", "batch") if c in screen.obs]]
+    plates = cast(pd.DataFrame, screen.obs)[[c for c in ("compound", "dose", "plate", "batch") if c in screen.obs]]
     plates = plates.assign(unit="uM") if "dose" in plates else plates
     for table, name in ((screen.to_df("counts").astype(int), "counts"), (plates, "plate_map")):
         write_csv(table.rename_axis("well").reset_index(), folder / f"{name}.csv")
