@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from tcell_drugseq.model.network import MultiTaskModel
+    from tcell_drugseq.training.crossfit import FoldPlan
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Stages:
 def check_request(
     screen: AnnData,
     cfg: RunConfig,
-) -> None:
-    """Raise `InputError` for a DMSO cluster, importance target, split or correction that this screen does not allow."""
+) -> FoldPlan:  # the folds, with the expression that each reads
+    """Plan the folds; `InputError` for a DMSO cluster, target, split or correction that this screen does not allow."""
     from tcell_drugseq.biology.gather import sets_for
     from tcell_drugseq.importance.attribution import resolve_target
     from tcell_drugseq.latent.distances import dmso_center
@@ -63,13 +64,15 @@ def check_request(
     check_device(cfg.train)
     resolve_target(tasks_of(screen, cfg.train.lambda_reg), cfg.model, cfg.importance.gi_target)
     dmso_center(np.zeros((screen.n_obs, 1)), cast(pd.DataFrame, screen.obs), cfg.latent.dmso_cluster)
-    plan_folds(screen, cfg)
+    plan = plan_folds(screen, cfg)
     split_final(screen, cfg)
     sets_for(list(screen.var_names), cfg.biology)
+    return plan
 
 # %% ../nbs/90_pipeline.ipynb #518f4f22
 def _train_screen(
     screen: AnnData,
+    plan: FoldPlan,  # of `check_request`
     cfg: RunConfig,
     work: Path,  # folder for the models and for the states of unfinished trainings
     stages: Stages,
@@ -78,22 +81,26 @@ def _train_screen(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
-    from tcell_drugseq.training.crossfit import fit_fold, plan_folds, read_chosen, split_final
+    from tcell_drugseq.training.crossfit import fit_fold, read_chosen, split_final, with_expression
     from tcell_drugseq.training.fit import fit_model
     from tcell_drugseq.training.store import save_run
 
-    folds, split = plan_folds(screen, cfg), split_final(screen, cfg)
+    folds, split, x = plan.folds, split_final(screen, cfg), plan.x
+    alone = cfg.train.folds == 1  # then the final model is that of the one fold
     with stages("audits"):
-        audit = audit_run(screen, folds, cfg)
+        audit = audit_run(screen, folds, cfg, x.get(folds[0].number) if cfg.correct.genes == "all" else None)
     with stages("training"):
         seen = np.isin(split, ["train", "val"])
-        final = read_chosen(screen, seen, cfg)
+        final = with_expression(screen, x[1]) if alone and x else read_chosen(screen, seen, cfg)
         fit = fit_model(final, split, cfg.model, cfg.train, work / "progress.pt", name="final model")
-        alone = cfg.train.folds == 1
-        views = [] if alone else [fit_fold(screen, f, cfg, work / f"progress_fold{f.number}.pt") for f in folds]
+        states = {f.number: work / f"progress_fold{f.number}.pt" for f in folds}
+        views = [] if alone else [fit_fold(screen, f, cfg, states[f.number], x.get(f.number)) for f in folds]
         save_run(fit, views, work, screen, split, cfg)
     with stages("predictions and importance"):
-        results = apply_model(fit.model, screen, split, cfg) if alone else apply_folds(views, fit.model, screen, cfg)
+        if alone:
+            results = apply_model(fit.model, screen, split, cfg, x.get(1))
+        else:
+            results = apply_folds(views, fit.model, screen, cfg)
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     results.uns["audit"] = audit
     add_evidence(results, screen, folds, views, cfg, stages)
@@ -201,9 +208,9 @@ def run(
     with stages("reading"):
         screen = read_screen(cfg.data, need_targets=model is None)
     if model is None or model_path is None:
-        check_request(screen, cfg)
+        plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:
-            results = _train_screen(screen, cfg, work, stages)
+            results = _train_screen(screen, plan, cfg, work, stages)
             _finish(results, cfg, stages, work)
         note_progress(stage="pages")
         return results

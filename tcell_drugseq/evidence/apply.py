@@ -44,6 +44,7 @@ def apply_model(
     screen: AnnData,
     split: np.ndarray,  # (N,) "train", "val" or "new"
     cfg: RunConfig = RunConfig(),
+    x: np.ndarray | None = None,  # (N, G) expression that the model was trained on; None: corrected here
 ) -> AnnData:  # the screen with predictions, latent, distances, ranking, metrics and gene importance
     """Everything one model says about a screen; raises `InputError` for missing genes or a wrong target."""
     from tcell_drugseq.evidence.metrics import evaluate
@@ -55,7 +56,8 @@ def apply_model(
 
     results = match_genes(screen, model.genes).copy()
     seen = np.isin(split, ["train", "val"])
-    x = np.asarray(read_corrected(results, seen if seen.any() else ~seen, cfg).X)
+    if x is None:
+        x = np.asarray(read_corrected(results, seen if seen.any() else ~seen, cfg).X)
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     out = predict_wells(model, x)
     predictions = prediction_table(out, model.tasks.scores, results.obs_names)

@@ -29,6 +29,7 @@ def audit_run(
     screen: AnnData,
     folds: list[Fold],  # the correction is judged on the first; none: on all wells
     cfg: RunConfig,  # plate correction, seed
+    corrected: np.ndarray | None = None,  # (N, G) the screen as corrected for the first fold; None: computed here
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning
     """Audit a screen as a run will use it."""
     from tcell_drugseq.audit.run import audit_screen
@@ -38,7 +39,7 @@ def audit_run(
     fit_on = folds[0].seen if folds else np.ones(screen.n_obs, bool)
     parts = [
         audit_screen(screen, seed=cfg.train.seed),
-        findings_table(audit_correction(screen, fit_on, cfg.correct)),
+        findings_table(audit_correction(screen, fit_on, cfg.correct, corrected)),
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.correction import audit_correction as audit_correction, correct_plates as correct_plates
     from tcell_drugseq.training.crossfit import (
         FoldModel as FoldModel,
+        FoldPlan as FoldPlan,
         describe_folds as describe_folds,
         fit_fold as fit_fold,
         out_of_fold as out_of_fold,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         read_chosen as read_chosen,
         read_corrected as read_corrected,
         split_final as split_final,
+        with_expression as with_expression,
     )
     from tcell_drugseq.training.figures import plot_losses as plot_losses
     from tcell_drugseq.training.fit import Fit as Fit, check_device as check_device, fit_model as fit_model
@@ -60,6 +62,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "correction": ["audit_correction", "correct_plates"],
         "crossfit": [
             "FoldModel",
+            "FoldPlan",
             "describe_folds",
             "fit_fold",
             "out_of_fold",
@@ -67,6 +70,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_chosen",
             "read_corrected",
             "split_final",
+            "with_expression",
         ],
         "figures": ["plot_losses"],
         "fit": ["Fit", "check_device", "fit_model"],

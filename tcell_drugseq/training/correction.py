@@ -298,11 +298,13 @@ def correction_effect(
     screen: AnnData,
     fit_on: np.ndarray,  # (N,) bool: training wells
     cfg: CorrectionConfig = CorrectionConfig(),
+    corrected: np.ndarray | None = None,  # (N, G) what `correct_plates` makes of these; None: computed here
 ) -> pd.DataFrame:  # what, wanted ("lower", "higher"), before, after (NaN: can't be seen here), wells (judged)
     """Plate and position in the data, and replicates' likeness, before and after the correction."""
     from sklearn.decomposition import PCA
 
-    fit_on, after = np.asarray(fit_on, bool), np.asarray(correct_plates(screen, fit_on, cfg))
+    fit_on = np.asarray(fit_on, bool)
+    after = np.asarray(correct_plates(screen, fit_on, cfg) if corrected is None else corrected)
     treated = ~screen.obs["is_control"].to_numpy(bool)
     judged = treated & ~fit_on if (treated & ~fit_on).sum() >= 30 else treated
     obs, columns = screen.obs[judged], {}
@@ -326,10 +328,12 @@ def audit_correction(
     screen: AnnData,
     fit_on: np.ndarray,  # (N,) bool: training wells
     cfg: CorrectionConfig = CorrectionConfig(),
+    corrected: np.ndarray | None = None,  # (N, G) what `correct_plates` makes of these; None: computed here
 ) -> list[Finding]:  # one per figure; none without a correction
     """Plate and position before and after the correction."""
     name, found = "plate correction", []
-    for row in correction_effect(screen, fit_on, cfg).itertuples() if cfg.correction != "none" else ():
+    effect = correction_effect(screen, fit_on, cfg, corrected) if cfg.correction != "none" else pd.DataFrame()
+    for row in effect.itertuples():
         if np.isnan(row.before) or np.isnan(row.after):
             found.append(not_testable(name, row.what, "plates, positions or pairs of wells are not known"))
             continue

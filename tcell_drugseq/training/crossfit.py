@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FoldModel', 'read_corrected', 'read_chosen', 'plan_folds', 'split_final', 'fit_fold', 'out_of_fold',
-           'describe_folds']
+__all__ = ['log', 'FoldModel', 'with_expression', 'read_corrected', 'read_chosen', 'FoldPlan', 'plan_folds', 'split_final',
+           'fit_fold', 'out_of_fold', 'describe_folds']
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #ef33ea79
 @dataclass
@@ -40,7 +40,17 @@ class FoldModel:
     x: np.ndarray  # (N, G) expression of all wells, as `read_chosen` makes it of this fold's training wells
     fit: Fit | None = None  # how it was trained; None for a model read from disk
 
+# %% ../../nbs/03_training/08_crossfit.ipynb #1f8be6a3
+def with_expression(
+    screen: AnnData,
+    x: np.ndarray,  # (N, G)
+) -> AnnData:
+    """A copy of the screen with other expression values."""
+    other = screen.copy()
+    other.X = x
+    return other
 
+# %% ../../nbs/03_training/08_crossfit.ipynb #b7d04e19
 def read_corrected(
     screen: AnnData,
     fit_on: np.ndarray,  # (N,) bool: wells that the correction may learn from
@@ -49,11 +59,9 @@ def read_corrected(
     """The same screen with corrected plates; the very same where there is nothing to correct."""
     if cfg.correct.correction == "none":
         return screen
-    corrected = screen.copy()
-    corrected.X = correct_plates(screen, fit_on, cfg.correct)
-    return corrected
+    return with_expression(screen, correct_plates(screen, fit_on, cfg.correct))
 
-
+# %% ../../nbs/03_training/08_crossfit.ipynb #e81f3b64
 def read_chosen(
     screen: AnnData,
     fit_on: np.ndarray,  # (N,) bool: wells that correction and choice of genes may learn from
@@ -71,15 +79,22 @@ def read_chosen(
     return chosen
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #63e04da9
+@dataclass(frozen=True)
+class FoldPlan:
+    """The folds of a run and the expression that the model of each reads."""
+
+    folds: list[Fold]
+    x: dict[int, np.ndarray]  # fold number -> (N, G) as `read_chosen` makes it; empty if it is the screen's own
+
+# %% ../../nbs/03_training/08_crossfit.ipynb #d2467c0b
 def plan_folds(
     screen: AnnData,
-    cfg: RunConfig,  # training, plate correction
-) -> list[Fold]:
+    cfg: RunConfig,  # training, plate correction, choice of genes
+) -> FoldPlan:
     """The folds of a run; raises `InputError` where one can't be trained, corrected or have its genes chosen."""
     folds = make_folds(screen, cfg.train, cfg.correct.needs_controls)
-    for fold in folds if cfg.correct.learns else ():
-        read_chosen(screen, fold.seen, cfg)
-    return folds
+    learning = folds if cfg.correct.learns else []
+    return FoldPlan(folds, {fold.number: np.asarray(read_chosen(screen, fold.seen, cfg).X) for fold in learning})
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #374771a5
 def split_final(
@@ -98,9 +113,10 @@ def fit_fold(
     fold: Fold,
     cfg: RunConfig = RunConfig(),  # model, training, plate correction, choice of genes
     state: Path | None = None,  # file for the state of an unfinished training
+    x: np.ndarray | None = None,  # (N, G) what a plan of this very screen and cfg keeps for the fold; None: made here
 ) -> FoldModel:
     """Train the model of one fold; its seed is the run's seed plus the fold's number."""
-    chosen = read_chosen(screen, fold.seen, cfg)
+    chosen = read_chosen(screen, fold.seen, cfg) if x is None else with_expression(screen, x)
     train = replace(cfg.train, seed=cfg.train.seed + fold.number)
     fit = fit_model(chosen, fold.sides, cfg.model, train, state, name=f"fold {fold.number}")
     log.info("fold %d: epoch %d of %d kept", fold.number, fit.best_epoch, len(fit.history))
