@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from math import ceil, comb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def wells_per_compound(
     obs: pd.DataFrame,  # (N,) compound, is_control
 ) -> pd.Series:  # by compound, controls left out
     """How many wells each compound has."""
-    return obs.loc[~obs["is_control"].to_numpy(bool), "compound"].astype(str).value_counts()
+    return obs["compound"][~obs["is_control"].to_numpy(bool)].astype(str).value_counts()
 
 # %% ../../nbs/07_audit/04_design.ipynb #022f947b
 @audit("replicates", limits=["ranking"])
@@ -40,7 +40,7 @@ def audit_replicates(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one
     """How many treatments were given to a single well?"""
-    name, obs = "replicates", screen.obs
+    name, obs = "replicates", cast(pd.DataFrame, screen.obs)
     treated = obs[~obs["is_control"].to_numpy(bool)]
     if treated.empty:
         return [not_testable(name, "compounds", "no treated well")]
@@ -69,7 +69,7 @@ def audit_controls(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one
     """How many control wells does each plate have?"""
-    name, obs, wanted = "controls", screen.obs, HitConfig().centre_controls
+    name, obs, wanted = "controls", cast(pd.DataFrame, screen.obs), HitConfig().centre_controls
     n = int(obs["is_control"].sum())
     if n < MIN_CONTROLS:
         said = f"control wells in all: {n}; what untreated wells do by themselves is unknown, and no hit can be called"
@@ -103,7 +103,7 @@ def audit_smallest_q(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one
     """Could a compound that acts alone be called?"""
-    name, cfg, wells = "smallest q", HitConfig(), wells_per_compound(screen.obs)
+    name, cfg, wells = "smallest q", HitConfig(), wells_per_compound(cast(pd.DataFrame, screen.obs))
     n, m = int(screen.obs["is_control"].sum()), len(wells)
     if n < MIN_CONTROLS or not m:
         why = f"{n} control wells and {m} compounds: there is no p-value at all"
@@ -150,7 +150,8 @@ def control_variances(
     """Spread of DMSO wells around their plates, along the first principal components of the screen."""
     control = screen.obs["is_control"].to_numpy(bool)
     plate = screen.obs["plate"].astype(str).to_numpy() if "plate" in screen.obs else np.full(len(control), "all")
-    x = np.array(screen.X.toarray() if hasattr(screen.X, "toarray") else screen.X, float)
+    values: Any = screen.X  # dense or sparse
+    x = np.array(values.toarray() if hasattr(values, "toarray") else values, float)
     used = 0
     for p in np.unique(plate):
         here = plate == p
@@ -162,9 +163,9 @@ def control_variances(
             control = control & ~here
     if control.sum() - used < 3:
         return None
-    values, vectors = np.linalg.eigh(x @ x.T)
-    k = min(N_COMPONENTS, int((values > 1e-9 * values[-1]).sum()))
-    z = vectors[:, -k:] * np.sqrt(values[-k:])  # (N, K)
+    squares, vectors = np.linalg.eigh(x @ x.T)
+    k = min(N_COMPONENTS, int((squares > 1e-9 * squares[-1]).sum()))
+    z = vectors[:, -k:] * np.sqrt(squares[-k:])  # (N, K)
     return (z[control] ** 2).sum(axis=0)[::-1] / (control.sum() - used)
 
 # %% ../../nbs/07_audit/04_design.ipynb #8aa3e08d
@@ -174,7 +175,7 @@ def audit_power(
     seed: int = 614,  # of the draws
 ) -> list[Finding]:  # one
     """With which probability is a compound found that shifts its wells by 1, 2 or 3 SD of DMSO wells?"""
-    name, cfg, wells = "power", HitConfig(), wells_per_compound(screen.obs)
+    name, cfg, wells = "power", HitConfig(), wells_per_compound(cast(pd.DataFrame, screen.obs))
     n, variances = int(screen.obs["is_control"].sum()), control_variances(screen)
     if variances is None or wells.empty:
         why = f"{n} control wells, too few per plate for the spread of untreated wells"
@@ -201,7 +202,7 @@ def audit_compound_plates(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one
     """How many compounds are on a single plate?"""
-    name, obs = "compound and plate", screen.obs
+    name, obs = "compound and plate", cast(pd.DataFrame, screen.obs)
     treated = obs[~obs["is_control"].to_numpy(bool)]
     if "plate" not in obs or treated.empty:
         return [
@@ -247,21 +248,21 @@ def audit_plate_targets(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one for the label, one for the dose
     """Does the plate say which label or dose a well has?"""
-    name, obs = "target and plate", screen.obs
+    name, obs = "target and plate", cast(pd.DataFrame, screen.obs)
     if "plate" not in obs or obs["plate"].nunique() < 2:
         return [
             not_testable(name, "label and dose by plate", "plates are not known, or there is one: nothing to compare")
         ]
-    classes = {}
+    classes: dict[str, pd.Series] = {}
     if "label" in obs:
         classes["label"] = obs["label"].dropna()
     if "dose" in obs:
-        dose = obs.loc[~obs["is_control"].to_numpy(bool), "dose"].dropna()
+        dose = obs["dose"][~obs["is_control"].to_numpy(bool)].dropna()
         many = pd.api.types.is_numeric_dtype(dose) and dose.nunique() > _DOSES
         classes["dose"] = pd.qcut(dose, _DOSES, duplicates="drop") if many else dose
     found = []
     for column, values in classes.items():
-        v = cramers_v(obs.loc[values.index, "plate"].astype(str), values.astype(str))
+        v = cramers_v(obs["plate"].loc[values.index].astype(str).to_numpy(), values.astype(str).to_numpy())
         status = judge(v, V_WARN, V_FAIL)
         said = f"Cramer's V {v:.2f} between plate and {column}"
         said += f": what looks like {column} may be the plate" * (status != "pass")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -87,15 +87,16 @@ def held_out_figure(
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     kind = HistGradientBoostingClassifier if label else HistGradientBoostingRegressor
-    model = kind(max_iter=40, max_leaf_nodes=8, min_samples_leaf=10, early_stopping=False, random_state=seed)
+    model = kind(max_iter=40, max_leaf_nodes=8, min_samples_leaf=10, random_state=seed)
+    model.set_params(early_stopping=False)
     folds, method = GroupKFold(5, shuffle=True, random_state=seed), "predict_proba" if label else "predict"
-    said = cross_val_predict(model, places.to_numpy(), y, groups=groups, cv=folds, method=method)
+    said = np.asarray(cross_val_predict(model, places.to_numpy(), y, groups=groups, cv=folds, method=method))
     return float(roc_auc_score(y, said[:, 1]) if label else r2_score(y, said))
 
 # %% ../../nbs/07_audit/02_layout.ipynb #7cc52b17
 def _targets(screen: AnnData) -> dict[str, np.ndarray]:
     """Scores, depth and first components of a screen."""
-    found = {name: values.to_numpy(float) for name, values in target_table(screen).items()}
+    found = {str(name): values.to_numpy(float) for name, values in target_table(screen).items()}
     found["depth"] = well_depth(screen)[0]
     return found | {f"PC{i + 1}": pc for i, pc in enumerate(expression_pcs(screen).T)}
 
@@ -106,12 +107,16 @@ def audit_position(
     seed: int = 614,  # of the folds
 ) -> list[Finding]:  # one per score, one each for label, depth and the first components
     """What do row, column, plate and batch alone predict?"""
-    name, places, groups = "position alone", well_places(screen.obs), compound_groups(screen.obs)
+    name, places, groups = (
+        "position alone",
+        well_places(cast(pd.DataFrame, screen.obs)),
+        compound_groups(cast(pd.DataFrame, screen.obs)),
+    )
     if places.empty or not len(places.columns):
         return [
             not_testable(name, "targets", "neither plates nor positions are known: what they predict can't be seen")
         ]
-    what, found = ", ".join(c for c in places if c != "edge"), []
+    what, found = ", ".join(str(c) for c in places if c != "edge"), []
     targets = _targets(screen) | ({"label": screen.obs["label"].to_numpy(float)} if "label" in screen.obs else {})
     for target, y in targets.items():
         known, label = np.isfinite(y), target == "label"
@@ -150,7 +155,11 @@ def audit_control_places(
     seed: int = 614,  # of the random layouts
 ) -> list[Finding]:  # columns, rows, blocks
     """Are DMSO wells scattered over the plates?"""
-    name, places, control = "DMSO placement", well_places(screen.obs), screen.obs["is_control"].to_numpy(bool)
+    name, places, control = (
+        "DMSO placement",
+        well_places(cast(pd.DataFrame, screen.obs)),
+        screen.obs["is_control"].to_numpy(bool),
+    )
     if "row" not in places:
         return [not_testable(name, "columns", "positions are not known: where DMSO stands can't be seen")]
     if control.sum() < MIN_PLACED or control.all():
@@ -200,7 +209,11 @@ def audit_control_differences(
     seed: int = 614,  # of the exchanges
 ) -> list[Finding]:  # plates, columns, rows
     """Do DMSO wells differ between plates, columns or rows?"""
-    name, places, control = "DMSO differences", well_places(screen.obs), screen.obs["is_control"].to_numpy(bool)
+    name, places, control = (
+        "DMSO differences",
+        well_places(cast(pd.DataFrame, screen.obs)),
+        screen.obs["is_control"].to_numpy(bool),
+    )
     if control.sum() < 2 * MIN_PLACED or not len(places.columns):
         why = f"control wells: {control.sum()}, or no places: differences can't be told from noise"
         return [not_testable(name, "plates", why)]
@@ -252,13 +265,13 @@ def audit_same_place(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one
     """Do replicates sit in the same well of every plate?"""
-    name, places = "replicates in one place", well_places(screen.obs)
+    name, places = "replicates in one place", well_places(cast(pd.DataFrame, screen.obs))
     if not {"row", "plate"} <= set(places):
         return [
             not_testable(name, "pairs of replicates", "plates or positions are not known: a shared place can't be seen")
         ]
     place, plate = places[["row", "column"]].to_numpy(), places["plate"].to_numpy()
-    pairs = _pairs(screen.obs, plate)
+    pairs = _pairs(cast(pd.DataFrame, screen.obs), plate)
     if not len(pairs):
         return [not_testable(name, "pairs of replicates", "no compound has wells on two plates")]
     share = float((place[pairs[:, 0]] == place[pairs[:, 1]]).all(axis=1).mean())
@@ -317,14 +330,21 @@ def audit_strangers(
     seed: int = 614,  # of the bootstrap
 ) -> list[Finding]:  # raw, and with plate means taken out
     """Do replicates agree better than strangers in the same place?"""
-    name, places, rng = "replicates against strangers", well_places(screen.obs), np.random.default_rng(seed)
+    name, places, rng = (
+        "replicates against strangers",
+        well_places(cast(pd.DataFrame, screen.obs)),
+        np.random.default_rng(seed),
+    )
     if "plate" not in places:
         return [
             not_testable(
                 name, "replicates", "plates are not known, or only one: replicates can't be compared between plates"
             )
         ]
-    pairs, (others, same) = _pairs(screen.obs, places["plate"].to_numpy()), _strangers(screen.obs, places, rng)
+    pairs, (others, same) = (
+        _pairs(cast(pd.DataFrame, screen.obs), places["plate"].to_numpy()),
+        _strangers(cast(pd.DataFrame, screen.obs), places, rng),
+    )
     compound = screen.obs["compound"].astype(str).to_numpy()
     n = len(set(compound[pairs[:, 0]]))
     if n < MIN_COMPOUNDS or len(others) < 20:
@@ -356,7 +376,7 @@ def audit_edges(
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one per score, depth and first components
     """Do the outermost wells differ from the others?"""
-    name, places = "edge effects", well_places(screen.obs)
+    name, places = "edge effects", well_places(cast(pd.DataFrame, screen.obs))
     if "row" not in places:
         return [not_testable(name, "outermost wells", "positions are not known: an effect of the edge can't be seen")]
     outer, found = places["edge"].to_numpy() == 0, []

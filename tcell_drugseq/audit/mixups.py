@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -214,7 +214,7 @@ def _batch_finding(name: str, screen: AnnData) -> Finding:
         return not_testable(
             name, "batches", "there are no two batches of three plates: a plate of another batch would not show"
         )
-    worst = gains.loc[gains["gain"].idxmax()]
+    worst: Any = gains.loc[gains["gain"].idxmax()]  # one row
     status = judge(worst["gain"], BATCH_WARN, BATCH_FAIL)
     said = f"{worst['plate']} and {worst['other']} look more like each other's batch than like their own"
     said = said if status != "pass" else "no two plates look more like each other's batch than like their own"
@@ -228,7 +228,7 @@ def _label_findings(
     seed: int,
 ) -> list[Finding]:
     """One finding per witness."""
-    laid = plate_grids(screen.obs)
+    laid = plate_grids(cast(pd.DataFrame, screen.obs))
     if laid is None:
         why = "plates or positions are not known, or there is one plate: wrong labels would not show"
         return [not_testable(name, "expression", why)]

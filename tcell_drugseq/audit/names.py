@@ -126,10 +126,10 @@ def audit_units(
     """Are targets constant, z-scored by name but not by value, or doses no amounts?"""
     name, table, found = "values against names", target_table(screen), []
     every = table.assign(label=screen.obs["label"]) if "label" in screen.obs else table
-    constant = [c for c in every if every[c].nunique() < 2]
+    constant = [str(c) for c in every if every[c].nunique() < 2]
     said = f"{', '.join(constant)}: one value in all wells, nothing to predict" if constant else "every target varies"
     found.append(Finding(name, "constant targets", float(len(constant)), 1.0, "fail" if constant else "pass", said))
-    named = [c for c in table if (c in Z_NAMES or c.endswith("_z")) and c not in constant]
+    named = [c for c in table if (c in Z_NAMES or str(c).endswith("_z")) and c not in constant]
     if named:
         off = pd.Series({c: max(abs(table[c].mean()), abs(table[c].std(ddof=0) - 1)) for c in named})
         worst = off.idxmax()

@@ -192,13 +192,13 @@ def audit_linear_targets(
         y = values.to_numpy()[known]
         if known.sum() < MIN_WELLS or len(set(compound[known])) < MIN_COMPOUNDS or y.std() == 0:
             why = f"{column}: {known.sum()} wells of {len(set(compound[known]))} compounds are too few to hold some out"
-            found.append(not_testable(name, column, why))
+            found.append(not_testable(name, str(column), why))
             continue
         r2 = held_out_r2(x[known], y, compound[known], seed)
         status = judge(r2, LINEAR_WARN, LINEAR_FAIL)
         said = f"a weighted sum of genes predicts {column} on held-out compounds with R2 {r2:.3f}"
         said += ": it was computed from these values, and predicting it says nothing about cells" * (status != "pass")
-        found.append(Finding(name, column, r2, LINEAR_FAIL, status, said))
+        found.append(Finding(name, str(column), r2, LINEAR_FAIL, status, said))
     return found or [not_testable(name, "scores", "no score")]
 
 # %% ../../nbs/07_audit/01_targets.ipynb #6f083925
@@ -227,7 +227,7 @@ def audit_depth(
             status, said = "warn", said + ": treatment may change the amount of RNA"
         elif status != "pass":
             said += f": {column} can't be read as biology alone"
-        found.append(Finding(name, column, abs(rho), DEPTH_FAIL, status, said))
+        found.append(Finding(name, str(column), abs(rho), DEPTH_FAIL, status, said))
     if "label" in screen.obs and screen.obs["label"].nunique() == 2:
         known = screen.obs["label"].notna().to_numpy()
         auroc = roc_auc_score(screen.obs["label"][known], depth[known])

@@ -39,7 +39,8 @@ def predict_wells(
     """Apply a model in evaluation mode, batch by batch."""
     model.eval()
     parts = [model(part.to(model.mean.device)) for part in blocks(x, batch_size)]
-    return Output(*(None if p is None else p.float().cpu().numpy() for p in join_outputs(parts)))
+    arrays: Any = (None if p is None else p.float().cpu().numpy() for p in join_outputs(parts))
+    return Output(*arrays)  # its fields name tensors, and here hold NumPy arrays
 
 # %% ../../nbs/02_model/04_checkpoint.ipynb #ebc46dd2
 def prediction_table(

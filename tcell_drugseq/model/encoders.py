@@ -65,6 +65,8 @@ class MemberLinear(nn.Module):
 class InducedRead(nn.Module):
     """Learned queries of each member that read all genes of a well; the tokens are never built."""
 
+    relevance: torch.Tensor  # (E, G) largest is 1
+
     def __init__(self, n_genes: int, cfg: ModelConfig):
         super().__init__()
         self.shape = e, h, m, dh = cfg.n_members, cfg.n_heads, cfg.n_queries, cfg.d_model // cfg.n_heads
@@ -73,7 +75,7 @@ class InducedRead(nn.Module):
         self.logit_slope = nn.Parameter(torch.randn(e * h, m, n_genes) * 0.1)  # (E * H, M, G)
         self.value = nn.Parameter(torch.empty(e * h, n_genes, dh).uniform_(-bound, bound))  # (E * H, G, Dh)
         self.value_slope = nn.Parameter(torch.empty(e * h, n_genes, dh).uniform_(-bound, bound))  # (E * H, G, Dh)
-        self.register_buffer("relevance", torch.ones(e, n_genes))  # (E, G) largest is 1
+        self.register_buffer("relevance", torch.ones(e, n_genes))
         self.out = MemberLinear(e, cfg.d_model, cfg.d_model, bias=False)
 
     def forward(

@@ -62,8 +62,8 @@ def expression_rows(
     """The expression of a screen where it is; raises `InputError` for one on disk that is sparse in columns."""
     if not screen.isbacked or screen.is_view:  # of a part of a screen on disk, AnnData reads what is asked for
         return torch.tensor(np.asarray(screen.X, dtype=np.float32))
-    if getattr(screen.X, "format", "csr") != "csr":
-        raise InputError(f"X: found sparse columns ({screen.X.format}) on disk, expected a dense matrix or CSR")
+    if (layout := getattr(screen.X, "format", "csr")) != "csr":
+        raise InputError(f"X: found sparse columns ({layout}) on disk, expected a dense matrix or CSR")
     return RowsOnDisk(screen.X, np.arange(screen.n_obs))
 
 # %% ../../nbs/02_model/01_expression.ipynb #b01609c1

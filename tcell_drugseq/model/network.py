@@ -47,7 +47,8 @@ def join_outputs(
     dim: int = 0,  # along which batches follow one another; 1 where members come first
 ) -> Output:
     """The outputs of batches as one."""
-    return Output(*(None if parts[0] is None else torch.cat(parts, dim) for parts in zip(*outs, strict=True)))
+    z, *said = zip(*outs, strict=True)
+    return Output(torch.cat(z, dim), *(None if parts[0] is None else torch.cat(parts, dim) for parts in said))
 
 # %% ../../nbs/02_model/03_network.ipynb #cfe065b3
 _FARTHEST = 10.0  # SD; a value farther from its training mean counts as this far
@@ -55,6 +56,19 @@ _FARTHEST = 10.0  # SD; a value farther from its training mean counts as this fa
 
 class MultiTaskModel(nn.Module):
     """Expression of a well -> latent vector -> scores, label logit, activation."""
+
+    mean: torch.Tensor  # (G,) of the training wells
+    std: torch.Tensor  # (G,) of the training wells; 0 for a constant gene
+    score_mean: torch.Tensor  # (K,)
+    score_std: torch.Tensor  # (K,)
+    score_gain: torch.Tensor  # (K,) 0 to 1, how far predictions may leave the mean
+    act_mean: torch.Tensor  # (1,)
+    act_std: torch.Tensor  # (1,)
+    act_gain: torch.Tensor  # (1,)
+    logit_gain: torch.Tensor  # (1,)
+    logit_shift: torch.Tensor  # (1,)
+    components: torch.Tensor  # (E, G, C)
+    gain: torch.Tensor  # (Z / E,)
 
     def __init__(self, genes: Sequence[str], tasks: Tasks, cfg: ModelConfig = ModelConfig()):
         super().__init__()
@@ -65,7 +79,7 @@ class MultiTaskModel(nn.Module):
             self.register_buffer(name, torch.ones(size))
         for name, size in {"mean": g, "score_mean": k, "act_mean": 1, "logit_shift": 1}.items():
             self.register_buffer(name, torch.zeros(size))
-        self.register_buffer("components", torch.zeros(e, g, cfg.n_components))  # (E, G, C)
+        self.register_buffer("components", torch.zeros(e, g, cfg.n_components))
         self.encoder = {"induced": InducedEncoder, "full": FullEncoder}[cfg.encoder](g, cfg)
         self.to_z = MemberLinear(e, cfg.d_model, cfg.z_dim, zero=cfg.n_plain > 0)  # a part starts as its components
         learnt, size = torch.arange(cfg.part_size) >= cfg.n_plain, cfg.part_size
@@ -125,7 +139,9 @@ _AT_ONCE = 1024  # wells of a block
 
 def _fit_scaler(model: MultiTaskModel, x: torch.Tensor | RowsOnDisk) -> None:
     """Mean and SD of each gene; an SD of zero where it is constant."""
-    first, total, squares, constant = x[:1].double(), 0.0, 0.0, True
+    first = x[:1].double()
+    total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])
+    constant = torch.ones_like(first[0], dtype=torch.bool)
     for block in blocks(x, _AT_ONCE):
         apart = block.double() - first
         total, squares = total + apart.sum(0), squares + apart.square().sum(0)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -249,7 +249,7 @@ def correct_plates(
     """Expression without what the plates add; raises `InputError` where the screen can't support the method."""
     method = cfg.correction
     if method == "none":
-        return screen.X
+        return cast(np.ndarray, screen.X)  # not read here, for it may be on disk
     x = np.asarray(screen.X, np.float32)
     where = read_layout(screen, fit_on, method, {"dmso": 1, "loess": _SURFACE_CONTROLS}.get(method, 0))
     if method in ("median_polish", "bscore"):
@@ -283,9 +283,9 @@ def pair_correlation(
     u = x - x.mean(axis=0)
     u = u - u.mean(axis=1, keepdims=True)
     u = u / np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-12)
-    same, apart = same.astype(str).to_numpy(), apart.astype(str).to_numpy()
+    shared, different = same.astype(str).to_numpy(), apart.astype(str).to_numpy()
     total = pairs = 0.0
-    for sign, keys in ((1, [same]), (-1, [same, apart])):
+    for sign, keys in ((1, [shared]), (-1, [shared, different])):
         code = pd.DataFrame({i: key for i, key in enumerate(keys)}).groupby(list(range(len(keys)))).ngroup().to_numpy()
         sums = np.zeros((code.max() + 1, u.shape[1]))
         np.add.at(sums, code, u)
@@ -333,7 +333,8 @@ def audit_correction(
     """Plate and position before and after the correction."""
     name, found = "plate correction", []
     effect = correction_effect(screen, fit_on, cfg, corrected) if cfg.correction != "none" else pd.DataFrame()
-    for row in effect.itertuples():
+    rows: Any = effect.itertuples()  # the columns are their fields
+    for row in rows:
         if np.isnan(row.before) or np.isnan(row.after):
             found.append(not_testable(name, row.what, "plates, positions or pairs of wells are not known"))
             continue

@@ -75,7 +75,8 @@ def read_chosen(
     control, compound = obs["is_control"].to_numpy(bool), obs["compound"].astype(str).to_numpy()
     left = ~choose_genes(x, cfg.correct.n_genes, how, fit_on, control, compound)
     chosen = corrected.copy() if corrected is screen else corrected
-    chosen.X[:, left] = chosen.X[fit_on][:, left].mean(axis=0)
+    values = np.asarray(chosen.X)  # the very array, changed in place
+    values[:, left] = values[fit_on][:, left].mean(axis=0)
     return chosen
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #63e04da9

@@ -162,7 +162,7 @@ def _new_model(
 ) -> MultiTaskModel:
     torch.manual_seed(cfg.seed)
     tasks = tasks_of(screen, cfg.lambda_reg)
-    model = MultiTaskModel(screen.var_names, tasks, model_cfg)
+    model = MultiTaskModel(list(screen.var_names), tasks, model_cfg)
     old = train.activation if tasks.activation else None
     fit_buffers(model, train.x, train.scores, old, train.label, teaches, train.compound, train.plate)
     return model
@@ -203,7 +203,7 @@ def _note_epoch(fit: Fit, row: dict[str, float], lr: float) -> None:
     fit.history = pd.concat([fit.history, pd.DataFrame([row])], ignore_index=True)
     fit.last = _state(fit.model)
     if fit.best_epoch == 0 or row["val_total"] < fit.history["val_total"][fit.best_epoch - 1]:
-        fit.best_epoch, fit.best = row["epoch"], fit.last
+        fit.best_epoch, fit.best = int(row["epoch"]), fit.last
 
 # %% ../../nbs/03_training/07_fit.ipynb #e913cd29
 def check_device(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import pandas as pd
 
 from ..base.defaults import TrainConfig
 from ..base.settings import InputError
@@ -79,10 +80,13 @@ def group_among(
     among: np.ndarray,  # (N,) bool
 ) -> np.ndarray:  # (n,) group of each of these wells
     """Groups by the column or, where that leaves only one, by compound, then by well."""
-    for name in dict.fromkeys([column, "compound", "random"]):  # one plate left: its compounds, then its wells
-        groups = well_groups(screen, name)[among]
+    groups = well_groups(screen, column)[among]
+    for finer in (
+        name for name in ("compound", "random") if name != column
+    ):  # one plate left: its compounds, its wells
         if len(set(groups)) > 1 or among.all():
             break
+        groups = well_groups(screen, finer)[among]
     return groups
 
 # %% ../../nbs/03_training/01_folds.ipynb #cb42fffc
@@ -116,7 +120,8 @@ def _check_sides(screen: AnnData, split: np.ndarray, cfg: TrainConfig) -> None:
             if min(zeros, ones) < needed:
                 found = f"{zeros} {side} wells of class 0 and {ones} of class 1"
                 raise InputError(f"split: by {cfg.split}: found {found}; choose another split, seed or number of folds")
-        for name, values in screen.obsm["scores"].items() if "scores" in screen.obsm else ():
+        scores = cast(pd.DataFrame, screen.obsm["scores"]) if "scores" in screen.obsm else pd.DataFrame()
+        for name, values in scores.items():
             if (defined := int(values[split == side].notna().sum())) < needed:
                 found = f"score {name} is defined in {defined} {side} wells"
                 raise InputError(f"split: by {cfg.split}: {found}; choose another split, seed or number of folds")

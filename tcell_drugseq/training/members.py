@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
@@ -63,12 +64,12 @@ class Wells:
 
     def targets(self, index: Any) -> Wells:
         """The targets of some wells, without their expression."""
-        rest = (self.scores, self.label, self.activation, self.compound, self.plate)
-        return Wells(self.x[:0], *(None if t is None else t[index] for t in rest))
+        rest = {name: t[index] for name, t in vars(self).items() if name != "x" and t is not None}
+        return replace(self, x=self.x[:0], **rest)
 
     def to(self, device: torch.device) -> Wells:
         """The same wells on another device."""
-        return Wells(*(None if t is None else t.to(device) for t in vars(self).values()))
+        return replace(self, **{name: t.to(device) for name, t in vars(self).items() if t is not None})
 
     def __len__(self) -> int:
         return len(self.x)
@@ -79,7 +80,7 @@ def tasks_of(
     lambda_reg: float = 0.2,  # weight of the historical activation; 0: no loss, so no head
 ) -> Tasks:  # the heads that this screen can train
     """Which heads this screen has targets for; raises `InputError` when there is none."""
-    scores = tuple(map(str, screen.obsm["scores"].columns)) if "scores" in screen.obsm else ()
+    scores = tuple(map(str, cast(pd.DataFrame, screen.obsm["scores"]).columns)) if "scores" in screen.obsm else ()
     return Tasks(scores, "label" in screen.obs, "activation_old" in screen.obs and lambda_reg > 0)
 
 # %% ../../nbs/03_training/04_members.ipynb #4a662495
@@ -90,16 +91,17 @@ def multitask_loss(
     lambda_reg: float,  # weight of the historical activation
 ) -> dict[str, torch.Tensor]:  # total and its terms mse, bce, reg; a term exists if its head does
     """The multi-task loss of a batch and its terms."""
-    terms = {}
+    known: Any = wells  # there is a target for each head
+    terms: dict[str, torch.Tensor] = {}
     if out.scores is not None:
-        seen = ~wells.scores.isnan()
-        error = (out.scores - wells.scores.nan_to_num()) / model.score_std
+        seen = ~known.scores.isnan()
+        error = (out.scores - known.scores.nan_to_num()) / model.score_std
         terms["mse"] = (error.square() * seen).sum() / seen.sum().clamp_min(1)
     if out.logit is not None:
-        terms["bce"] = F.binary_cross_entropy_with_logits(out.logit, wells.label)
+        terms["bce"] = F.binary_cross_entropy_with_logits(out.logit, known.label)
     if out.activation is not None:
-        terms["reg"] = lambda_reg * ((out.activation - wells.activation) / model.act_std).square().mean()
-    return {"total": sum(terms.values()), **terms}
+        terms["reg"] = lambda_reg * ((out.activation - known.activation) / model.act_std).square().mean()
+    return {"total": cast(torch.Tensor, sum(terms.values())), **terms}  # there is always a term
 
 # %% ../../nbs/03_training/04_members.ipynb #9fc31f2d
 def member_sides(

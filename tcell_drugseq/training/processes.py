@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -26,19 +26,21 @@ def start_fabric(
 ) -> Fabric:
     """Fabric over the processes that `torchrun` started; over this one alone if it did not."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     launched = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
     total = int(os.environ["WORLD_SIZE"]) if launched else 1
+    precision: Any = cfg.precision  # one of Fabric's, as TrainConfig has checked
     if total == 1:
         alone = LightningEnvironment()  # inside a Slurm job, too, one process is one process
-        return Fabric(accelerator=cfg.device, devices=1, precision=cfg.precision, plugins=[alone])
+        return Fabric(accelerator=cfg.device, devices=1, precision=precision, plugins=[alone])
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13
-    sizes = {"devices": here, "num_nodes": total // here}
-    fabric = Fabric(accelerator=cfg.device, strategy=DDPStrategy(**{sync: False}), precision=cfg.precision, **sizes)
+    unsynchronised: dict[str, Any] = {sync: False}
+    strategy, nodes = DDPStrategy(**unsynchronised), total // here
+    fabric = Fabric(accelerator=cfg.device, strategy=strategy, precision=precision, devices=here, num_nodes=nodes)
     fabric.launch()
     return fabric
 
@@ -62,8 +64,8 @@ def weigh_share(
     """Terms whose mean over processes is the term of the whole batch."""
     if share.shape == index.shape:
         return terms
-    values = dict.fromkeys(terms, (share.numel(), index.numel()))
+    values: dict[str, tuple[Any, ...]] = dict.fromkeys(terms, (share.numel(), index.numel()))
     if wells.scores is not None:
         values["mse"] = tuple((~wells.scores[at].isnan()).sum().clamp_min(1) for at in (share, index))
     parts = {k: v * (fabric.world_size * values[k][0] / values[k][1]) for k, v in terms.items() if k != "total"}
-    return {"total": sum(parts.values()), **parts}
+    return {"total": cast(torch.Tensor, sum(parts.values())), **parts}  # there is always a term

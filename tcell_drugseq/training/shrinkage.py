@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -37,6 +38,7 @@ def _trusted_logit(label: torch.Tensor, logit: torch.Tensor) -> tuple[float, flo
     ridge = 1e-3 * torch.eye(2, dtype=torch.float64)
 
     def settle(free: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        curve = ridge
         for _ in range(50):
             p = (design @ at).sigmoid()
             curve = design.T @ (design * (p * (1 - p))[:, None]) + ridge
@@ -61,11 +63,12 @@ def draw_to_mean(
     lists: torch.Tensor,  # (E, L) wells that each member has not been taught
 ) -> None:
     """Set how far each prediction may leave the training mean."""
-    out, known = ask_members(model, wells, lists), wells.targets(lists)
-    for j in range(len(model.tasks.scores)):
-        mean = model.score_mean[j]
-        y, p = known.scores[..., j].flatten() - mean, out.scores[..., j].flatten() - mean
-        model.score_gain[j] = trusted_slope(y, p)
+    out = ask_members(model, wells, lists)
+    known: Any = wells.targets(lists)  # there is a target for each head
+    if out.scores is not None:
+        for j, mean in enumerate(model.score_mean):
+            y, p = known.scores[..., j].flatten() - mean, out.scores[..., j].flatten() - mean
+            model.score_gain[j] = trusted_slope(y, p)
     if out.logit is not None:
         model.logit_gain[:], model.logit_shift[:] = _trusted_logit(known.label.flatten(), out.logit.flatten())
     if out.activation is not None:

@@ -53,14 +53,18 @@ def _taught(screen: AnnData, sides: np.ndarray, cfg: RunConfig) -> np.ndarray:
     """(N,) bool: wells that taught at least one member."""
     from tcell_drugseq.training.members import member_sides
 
-    return member_sides(screen, sides, cfg.model.n_members, cfg.train)[0].any(axis=1)
+    return np.asarray(member_sides(screen, sides, cfg.model.n_members, cfg.train)[0].any(axis=1))
 
 
 def _about(screen: AnnData, sides: np.ndarray, taught: np.ndarray, cfg: RunConfig) -> dict[str, Any]:
     learnt = ~screen.obs["is_control"].to_numpy() & taught
     return {
         "data_hash": str(screen.uns["source"]["hash"]),
-        "split": {name: str(s) for name, s in zip(fingerprint_wells(screen.X), sides, strict=True) if s != "unseen"},
+        "split": {
+            name: str(s)
+            for name, s in zip(fingerprint_wells(np.asarray(screen.X)), sides, strict=True)
+            if s != "unseen"
+        },
         "compounds": sorted(set(screen.obs["compound"][learnt].astype(str))),
         "settings": run_settings(cfg),
     }
@@ -125,9 +129,9 @@ def load_views(
     views = []
     for path in folder.glob("model_fold*.pt"):
         model, about = load_model(path)
-        side = known_split(screen.X, about)
+        side = known_split(np.asarray(screen.X), about)
         fold = Fold(about["fold"], *(side == name for name in ("train", "val", "test")))
-        if cfg.correct.learns and not set(about["split"]) <= set(fingerprint_wells(screen.X)):
+        if cfg.correct.learns and not set(about["split"]) <= set(fingerprint_wells(np.asarray(screen.X))):
             return []  # the wells that its plate correction or choice of genes was fitted on are not all here
         views.append(FoldModel(fold, model, np.asarray(read_chosen(screen, fold.seen, cfg).X)))
     asked = np.sum([v.fold.test for v in views], axis=0) if views else np.zeros(1)
