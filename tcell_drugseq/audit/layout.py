@@ -70,7 +70,7 @@ def expression_pcs(
 def compound_groups(
     obs: pd.DataFrame,  # (N,) compound, is_control
 ) -> np.ndarray:  # (N,) compound; each control well by itself
-    """What must not be torn apart by a fold."""
+    """The group of each well, which no fold may split."""
     return np.where(obs["is_control"].to_numpy(bool), "well " + obs.index.astype(str), obs["compound"].astype(str))
 
 # %% ../../nbs/07_audit/02_layout.ipynb #b7166e0b

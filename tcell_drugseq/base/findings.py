@@ -34,7 +34,7 @@ def judge(
     fail: float,  # fails from here on
     high_is_bad: bool = True,
 ) -> str:  # pass, warn or fail
-    """Hold a value against two thresholds."""
+    """Compare a value with two thresholds."""
     if isnan(value):
         return "warn"
     sign = 1 if high_is_bad else -1
@@ -66,7 +66,7 @@ ON_TARGETS, ON_DISTANCES = ("prediction", "gene importance"), ("ranking", "hits"
 
 @dataclass(frozen=True)
 class Audit:
-    """A question to a screen, and what a failure costs."""
+    """One audit of a screen, and what its failure costs."""
 
     name: str  # that of its findings
     find: Callable[..., list[Finding]]  # of a screen and a seed
@@ -81,7 +81,7 @@ def audit(
     forbids: Iterable[str] = (),  # claims that can't be made once it has failed
     limits: Iterable[str] = (),  # claims that can be made only with its finding beside them
 ) -> Callable:  # the function is left as it is
-    """Register the function below as an audit of screens; raises `ValueError` for a claim or a name that can't be."""
+    """Register the function below as an audit of screens; raises `ValueError` for an unknown claim or a name in use."""
 
     def register(find: Callable[..., list[Finding]]) -> Callable[..., list[Finding]]:
         costs = dict.fromkeys(limits, "limited") | dict.fromkeys(forbids, "no claim")

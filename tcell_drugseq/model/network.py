@@ -105,7 +105,7 @@ class MultiTaskModel(nn.Module):
         return torch.cat([components[..., : self.cfg.n_plain], learnt], -1) / self.gain
 
     def _say(self, z: torch.Tensor) -> Output:
-        """What each member makes of its part."""
+        """Each member's predictions from its part of the latent vector."""
         read = z * self.gain
         scores = None if self.score_head is None else self.score_head(read) * self.score_std + self.score_mean
         logit = None if self.label_head is None else self.label_head(read)[..., 0]

@@ -26,7 +26,7 @@ __all__ = ['log', 'Layout', 'read_layout', 'shrink_centres', 'Polish', 'median_p
 
 # %% ../../nbs/03_training/02_correction.ipynb #2e1c0e66
 class Layout(NamedTuple):
-    """Where each well is, and which wells teach."""
+    """Where each well is, and which wells the correction is fitted on."""
 
     plate: np.ndarray  # (N,) 0..P-1
     plates: list[str]  # (P,) their names
@@ -70,7 +70,7 @@ def shrink_centres(
     x: np.ndarray,  # (C, G) control wells
     plate: np.ndarray,  # (C,) 0..P-1, each at least once
 ) -> tuple[np.ndarray, np.ndarray]:  # (P, G) shrunken shifts of the plates, (P,) the factors
-    """Shifts of the plates' control wells, shrunk by what is noise in them; `InputError` if no plate has two."""
+    """Shifts of the plates' control wells, shrunk by their share of noise; `InputError` if no plate has two."""
     n = np.bincount(plate).astype(float)
     means = np.array([x[plate == p].mean(axis=0, dtype=float) for p in range(len(n))])
     if len(n) == 1:
@@ -235,7 +235,7 @@ def _smooth(x: np.ndarray, group: np.ndarray, where: Layout) -> np.ndarray:
 
 
 def _smooth_plates(x: np.ndarray, where: Layout) -> np.ndarray:
-    """(N, G) what place adds, on all plates and on each, without the plates' own shifts."""
+    """(N, G) effect of position, shared by all plates and of each, without the plates' own shifts."""
     means = np.array([x[where.control & (where.plate == p)].mean(axis=0) for p in range(len(where.plates))])
     shared = _smooth(x - means[where.plate], np.zeros(len(x), int), where)
     return shared + _smooth(x - shared, where.plate, where) if len(means) > 1 else shared

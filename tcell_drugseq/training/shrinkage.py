@@ -33,7 +33,7 @@ def trusted_slope(
 
 # %% ../../nbs/03_training/05_shrinkage.ipynb #9a544085
 def _trusted_logit(label: torch.Tensor, logit: torch.Tensor) -> tuple[float, float]:
-    """Slope (0 to 1) and shift of the logit, as `trusted_slope`; by Newton's method with a touch of ridge."""
+    """Slope (0 to 1) and shift of the logit, as `trusted_slope`; by Newton's method with a small ridge penalty."""
     y, design = label.double(), torch.stack([logit.double(), torch.ones(len(logit), dtype=torch.float64)], 1)
     ridge = 1e-3 * torch.eye(2, dtype=torch.float64)
 
