@@ -56,7 +56,7 @@ def same(one, other):
 SERVER = """
 import json, os, signal, sys, traceback
 import anndata, lightning_fabric, torch.distributed
-from tcell_drugseq import checkpoint, expression, processes, training
+import tcell_drugseq.model.checkpoint, tcell_drugseq.training.fit, tcell_drugseq.training.processes
 for line in sys.stdin:
     code, args, places, said = json.loads(line)
     children, failed = set(), 0
