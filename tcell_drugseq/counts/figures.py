@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.settings import InputError
-from ..base.style import DARK, GREY, TRAIN_COLOUR, UP_COLOUR, label_text, new_figure, styled
+from ..base.style import DARK, GREY, TRAIN_COLOUR, UP_COLOUR, label_text, new_figure, picture
 from .quality import MEASURES, RULES, plate_of
 from ..data.figures import plot_plates
 
@@ -73,7 +73,7 @@ def _draw_measure(ax: Axes, wells: pd.DataFrame, column: str, limit: float | Non
     )
 
 # %% ../../nbs/06_counts/10_figures.ipynb #76a7a3f2
-@styled
+@picture("quality", alt="UMIs, genes and shares of every well, by plate", needs="qc")
 def plot_qc(
     screen: AnnData,  # of `keep_wells`: uns["qc"], uns["qc_limits"]
 ) -> Figure:  # a panel for UMIs, genes, and the mitochondrial and largest genes' shares, where known
@@ -94,6 +94,11 @@ def plot_qc(
 _PLATE_LABELS = MEASURES | {"umis": "log10 UMIs"}
 
 
+@picture(
+    "quality",
+    alt="UMIs of every well on its plate",
+    needs=lambda results: {"row", "column"} <= set(results.uns.get("qc", ())),
+)
 def plot_qc_plates(
     screen: AnnData,  # of `keep_wells`: uns["qc"] with row and column
     column: str = "umis",  # a measure of `measure_wells`
@@ -118,7 +123,12 @@ def plot_qc_plates(
     return fig
 
 # %% ../../nbs/06_counts/10_figures.ipynb #ec84d4fc
-@styled
+@picture(
+    "quality",
+    alt="Similarity of replicates, compared with other wells",
+    needs="qc_replicates",
+    of=lambda results: results.uns["qc_replicates"],
+)
 def plot_replicates(
     replicates: pd.DataFrame,  # of `replicate_correlation`
     top: int = 15,  # compounds shown by name

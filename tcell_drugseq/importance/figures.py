@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ..base.style import DARK, DOWN_COLOUR, GREY, UP_COLOUR, VAL_COLOUR, label_text, new_figure, styled
+from ..base.style import DARK, DOWN_COLOUR, GREY, UP_COLOUR, VAL_COLOUR, label_text, new_figure, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ['plot_genes', 'plot_deletion']
 
 # %% ../../nbs/05_importance/03_figures.ipynb #24edaed4
-@styled
+@picture("genes", alt="The genes with the largest effect and its direction")
 def plot_genes(
     results: AnnData,  # results with `importance` and `effect_per_sd` in `var`
     top: int = 25,  # genes shown
@@ -49,7 +49,12 @@ def plot_genes(
     return fig
 
 # %% ../../nbs/05_importance/03_figures.ipynb #2e423151
-@styled
+@picture(
+    "deletion",
+    alt="Loss of prediction without the first genes, and without random ones",
+    needs="deletion_curve",
+    of=lambda results: results.uns["deletion_curve"],
+)
 def plot_deletion(
     table: pd.DataFrame,  # of deletion_curve
 ) -> Figure:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         show_figure as show_figure,
         show_lights as show_lights,
         show_map as show_map,
+        show_pictures as show_pictures,
         show_table as show_table,
         show_text as show_text,
     )
@@ -71,7 +72,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exports": ["check_out_dir", "export_tables", "write_exports"],
         "index": ["list_experiments", "write_index", "write_thumbnail"],
         "notebooks": ["ReportError", "execute_notebook", "render_html"],
-        "page": ["show_figure", "show_lights", "show_map", "show_table", "show_text"],
+        "page": ["show_figure", "show_lights", "show_map", "show_pictures", "show_table", "show_text"],
         "summary": ["conclude", "report_metrics"],
     },
 )

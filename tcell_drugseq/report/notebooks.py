@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from ..base.files import written_whole
 from ..base.settings import InputError, coerce
 from .page import ASSETS

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anndata import AnnData
-
-from ..base.style import DARK, SPLITS, new_figure, styled
+from ..base.style import DARK, SPLITS, new_figure, picture
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from matplotlib.figure import Figure
 
 # %% auto #0
@@ -26,7 +25,7 @@ _LOSSES = {
 }
 
 
-@styled
+@picture("losses", alt="Loss of training and validation wells by epoch", needs="history")
 def plot_losses(
     results: AnnData,  # results with `uns["history"]`
 ) -> Figure:  # one panel for the total and one for each term of the loss
