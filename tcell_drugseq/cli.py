@@ -130,6 +130,13 @@ def _summary(results: Any, out_dir: str) -> str:
     verdict = [f"{r.claim}: {words[r.status]}: {r.because}" for r in results.uns["verdict"].itertuples()]
     return "\n".join([*lines, *_tables(results), "", *verdict])
 
+
+def _say_results(results: Any, out_dir: str) -> None:
+    """Print what a run came to; last, on standard error, what failed after the training and is left out."""
+    typer.echo(_summary(results, out_dir))
+    if notes := [str(note) for note in results.uns["stage_notes"]]:
+        typer.echo("\n".join(["warning: all else is written, but not this:", *notes]), err=True)
+
 # %% ../nbs/91_cli.ipynb #7eb0cdd3
 @app.command()
 @with_flags(RunConfig)
@@ -138,11 +145,7 @@ def run(config: ConfigFile = None, preset: Preset = "default", **flags: Any) -> 
     cfg = with_leaves(RunConfig(), settings(flags, config, preset), where="command line")
     from tcell_drugseq.pipeline import run as run_pipeline
 
-    try:
-        typer.echo(_summary(run_pipeline(cfg), cfg.out_dir))
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command resumes from the last epoch", err=True)
-        raise typer.Exit(130) from None
+    _say_results(run_pipeline(cfg), cfg.out_dir)
 
 # %% ../nbs/91_cli.ipynb #c1aa621e
 @app.command()
@@ -152,7 +155,7 @@ def predict(config: ConfigFile = None, **flags: Any) -> None:
     cfg = with_leaves(RunConfig(), settings(flags, config), where="command line")
     from tcell_drugseq.pipeline import predict as predict_wells
 
-    typer.echo(_summary(predict_wells(cfg), cfg.out_dir))
+    _say_results(predict_wells(cfg), cfg.out_dir)
 
 # %% ../nbs/91_cli.ipynb #d3083874
 @app.command()

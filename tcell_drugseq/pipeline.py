@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .base.defaults import RunConfig
-from .base.files import write_yaml, yaml_text
+from .base.files import NoSpaceError, write_yaml, yaml_text
 from .base.progress import note_progress
 from .base.settings import InputError
 
@@ -34,11 +34,21 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'Stages', 'check_request', 'run', 'predict']
 
 # %% ../nbs/90_pipeline.ipynb #6ee3c49f
+def _reason(error: BaseException) -> str:
+    """Why a stage failed, in one line."""
+    said = " ".join(str(error).split())[:300].rstrip(".")
+    if isinstance(error, MemoryError):
+        return f"not enough memory{': ' * bool(said)}{said}"
+    return said if isinstance(error, InputError) else f"{type(error).__name__}{': ' * bool(said)}{said}"
+
+
 @dataclass
 class Stages:
-    """Wall time of each stage of a run, in seconds."""
+    """Wall time of each stage of a run in seconds, and a note for each that failed after the training."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    results: AnnData | None = None  # takes the notes too, as uns["stage_notes"]
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -47,6 +57,30 @@ class Stages:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
         log.info("%s: %.1f s", name, self.seconds[name])
+
+    @contextmanager
+    def keep(self, name: str) -> Iterator[None]:
+        """Take the failure of a block as a note."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, NoSpaceError):
+            raise
+        except BaseException as e:  # a panic of Rust is no Exception
+            self.note(f"Left out, because it failed: {name}: {_reason(e)}.")
+            log.warning(self.notes[-1])
+            log.debug("%s", name, exc_info=True)
+
+    @contextmanager
+    def optional(self, name: str) -> Iterator[None]:
+        """A stage after the training: its failure is a note."""
+        with self.keep(name), self(name):
+            yield
+
+    def note(self, *notes: str) -> None:
+        """Add notes, here and to the results."""
+        self.notes += notes
+        if self.results is not None:
+            self.results.uns["stage_notes"] = np.array(self.notes, dtype=str)
 
 # %% ../nbs/90_pipeline.ipynb #c57936f3
 def check_request(
@@ -103,8 +137,9 @@ def _train_screen(
             results = apply_folds(views, fit.model, screen, cfg)
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     results.uns["audit"] = audit
-    add_evidence(results, screen, folds, views, cfg, stages)
-    add_biology(results, cfg, stages)
+    stages.results = results
+    add_evidence(results, screen, folds, views, cfg, stages.optional)
+    add_biology(results, cfg, stages.optional)
     return results
 
 # %% ../nbs/90_pipeline.ipynb #ac6fcab6
@@ -130,11 +165,12 @@ def _apply_loaded(
     with stages("predictions and importance"):
         results = apply_folds(views, model, screen, cfg) if views else apply_model(model, screen, split, cfg)
     results.uns["audit"] = audit
+    stages.results = results
     folds = [v.fold for v in views] or [Fold(1, split == "train", split == "val", split == "val")]
     whole = set(about.get("split", {})) <= set(fingerprint_wells(x))
     fair = whole and (len(views) > 0 or {"train", "val"} <= set(split))  # otherwise no well is left to evaluate them on
-    add_evidence(results, screen, folds if fair else [], views, cfg, stages)
-    add_biology(results, cfg, stages)
+    add_evidence(results, screen, folds if fair else [], views, cfg, stages.optional)
+    add_biology(results, cfg, stages.optional)
     return results
 
 # %% ../nbs/90_pipeline.ipynb #a3f700b7
@@ -176,10 +212,12 @@ def _finish(
         "seconds": float(sum(stages.seconds.values())),
         "settings": yaml_text(about["settings"]),
     }
+    stages.note()
     with stages("files"):
-        write_exports(results, work)
+        write_exports(results, work, stages.keep)
     loaded = {} if trained is None else {"trained": trained}  # settings of the model that was loaded
-    write_yaml(about | {"seconds": stages.seconds} | loaded, work / MARK)
+    failed = {"stage_notes": stages.notes} if stages.notes else {}
+    write_yaml(about | {"seconds": stages.seconds} | failed | loaded, work / MARK)
 
 # %% ../nbs/90_pipeline.ipynb #9908fb70
 def run(
@@ -187,7 +225,8 @@ def run(
 ) -> AnnData:  # the screen with all results, which are also written to cfg.out_dir
     """Read, train (or load with `skip_train`), predict, rank, explain, and write all files at once.
 
-    Raises `InputError` for unusable input; then nothing is written.
+    Raises `InputError` for unusable input, and `NoSpaceError` for a full disk, before anything is in `out_dir`.
+    Whatever fails after the training is left out, with a note in `uns["stage_notes"]`.
     """
     import torch
 

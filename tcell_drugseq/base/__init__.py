@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         short_digest as short_digest,
     )
     from tcell_drugseq.base.files import (
+        NoSpaceError as NoSpaceError,
+        needs_space as needs_space,
         read_json_if_any as read_json_if_any,
         read_yaml as read_yaml,
         write_json as write_json,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         MARK as MARK,
         check_writable as check_writable,
         locked as locked,
+        made_folder as made_folder,
         staged_folder as staged_folder,
     )
     from tcell_drugseq.base.progress import (
@@ -141,7 +144,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TrainConfig",
         ],
         "digests": ["hash_file", "hash_files", "package_digest", "short_digest"],
-        "files": ["read_json_if_any", "read_yaml", "write_json", "write_yaml", "written_whole", "yaml_text"],
+        "files": ["NoSpaceError", "needs_space", "read_json_if_any", "read_yaml", "write_json", "write_yaml", "written_whole", "yaml_text"],
         "findings": [
             "AUDITS",
             "Audit",
@@ -155,7 +158,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "judge",
             "not_testable",
         ],
-        "folders": ["MARK", "check_writable", "locked", "staged_folder"],
+        "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "progress": ["PLACE", "describe_progress", "note_progress", "read_progress"],
         "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "with_leaves"],

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from .files import needs_space
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['MARK', 'PROGRESS', 'check_writable', 'locked', 'staged_folder']
+__all__ = ['MARK', 'PROGRESS', 'check_writable', 'made_folder', 'locked', 'staged_folder']
 
 # %% ../../nbs/00_base/04_folders.ipynb #4cd04fa1
 MARK = "run.yaml"
@@ -32,6 +33,22 @@ def check_writable(
         TemporaryDirectory(dir=existing).cleanup()
     except OSError as e:
         raise InputError(f"{name}: cannot be written: {existing}: {e.strerror}") from e
+
+# %% ../../nbs/00_base/04_folders.ipynb #f1a90006
+@contextmanager
+def made_folder(
+    folder: Path,  # made with those above it where they are absent
+) -> Iterator[None]:
+    """Make a folder; what was made here and is empty is removed where the block fails."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 # %% ../../nbs/00_base/04_folders.ipynb #757d1068
 def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
@@ -97,20 +114,17 @@ def staged_folder(
 ) -> Iterator[Path]:  # the hidden folder to write to
     """Write to a hidden folder, whose files become `out` if the block succeeds.
 
-    Raises `InputError` if another run is writing to the same `out`, or did so while this one waited.
+    Raises `InputError` if another run is writing to the same `out`, or did so while this one waited, and
+    `NoSpaceError` where the disk is full.
     """
     work = out / ".partial" if out.exists() else out.with_name(f".{out.name}.partial")
-    work.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(out, work):
+    with made_folder(work.parent), needs_space(work), _alone(out, work):
         work.mkdir(exist_ok=True)
         for stale in [p for p in work.iterdir() if not p.match(PROGRESS)]:
             stale.unlink()
         try:
             yield work
             _move_in(work, out, replaced)
-        except InputError:
-            shutil.rmtree(work)
-            raise
         finally:
             if work.exists() and not any(work.glob(PROGRESS)):
                 shutil.rmtree(work)

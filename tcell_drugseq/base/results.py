@@ -622,6 +622,7 @@ ENTRIES = {
     "direction_target": "the prediction whose shift gives compounds a direction",
     "deletion_curve": "figures of merit without the first genes, and without random ones",
     "biology_notes": "parts of the biology that the screen does not allow, in sentences",
+    "stage_notes": "stages after the training that failed and are left out, each with its reason, in sentences",
 }
 
 # %% ../../nbs/00_base/10_results.ipynb #6a68d039

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['enrich', 'well_signatures', 'compound_signatures', 'enrich_hits', 'enrich_importance']
+__all__ = ['enrich', 'well_signatures', 'compound_signatures', 'enrich_hits', 'read_effects', 'enrich_importance']
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #a558ad5e
 def _in_order(ranking: pd.Series, seed: int) -> pd.Series:
@@ -41,6 +41,7 @@ def _in_order(ranking: pd.Series, seed: int) -> pd.Series:
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #0197d63f
 _EPS = 1e-50  # smallest p that multilevel splitting follows
+_UNIT = 2.0**-28  # of the sum of all weights, which multilevel splitting counts in whole numbers up to 2^30
 
 
 @contextlib.contextmanager
@@ -56,6 +57,13 @@ def _quiet() -> Iterator[None]:
             os.close(kept)
 
 
+def _weighted(values: np.ndarray, least: int) -> np.ndarray:
+    """Zeros raised to the smallest weight that gseapy can tell from 0, if a set of that size can consist of them."""
+    unit = np.abs(values).sum() * _UNIT
+    low = np.abs(values) < unit
+    return np.where(low, np.where(values < 0, -unit, unit), values) if low.sum() >= least else values
+
+
 def _prerank(
     values: np.ndarray,  # (G,) statistics from high to low
     members: dict[str, np.ndarray],  # set -> places of its genes in that order
@@ -64,6 +72,7 @@ def _prerank(
     method: str = "multilevel",
 ) -> pd.DataFrame:  # by set: NES, p, leading edge as places
     """gseapy's answer, without its log."""
+    values = _weighted(values, min(map(len, members.values())))
     sets: Any = {name: [str(i) for i in at] for name, at in members.items()}  # gseapy's annotation knows no lists
     with _quiet():
         import gseapy
@@ -250,6 +259,16 @@ def enrich_hits(
     table["q"], table["q_controls"] = _fdr(table["p"]), _fdr(table["p_controls"])
     return table.reindex(columns=list(_HIT_COLUMNS))
 
+# %% ../../nbs/09_biology/01_enrichment.ipynb #c4a7e204
+def read_effects(
+    results: AnnData,  # of a run, with gene importance in `var`
+    by: str = "effect_per_sd",  # column of `var`
+) -> pd.Series:  # gene -> effect; all genes, each 0, where none was read
+    """Effects of the genes that the models read: one that was not chosen, or is constant, has exactly 0 and no rank."""
+    effect = results.var[by].astype(float)
+    known = np.isfinite(effect) & (effect != 0)
+    return effect[known] if known.any() else effect * 0.0 if effect.notna().all() else effect.where(known, 0.0)
+
 # %% ../../nbs/09_biology/01_enrichment.ipynb #a005fa6a
 def enrich_importance(
     results: AnnData,  # of a run, with gene importance in `var`
@@ -260,5 +279,8 @@ def enrich_importance(
     """Enrichment of the genes that the prediction leans on; raises `InputError` where no importance is known."""
     if by not in results.var:
         raise InputError(f"enrichment: found no gene importance {by!r}, expected results of a run")
-    table = enrich(results.var[by], sets, **kwargs)
+    read = read_effects(results, by)
+    table = enrich(read, sets, **kwargs)
+    if len(read) < results.n_vars:
+        table["note"] = table["note"].str.replace("genes measured", "genes read by the models")
     return table.assign(statistic=by, target=str(results.uns.get("importance_target", "")))

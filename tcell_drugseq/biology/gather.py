@@ -64,15 +64,25 @@ def groups_of(
     return cluster_signatures(compound_signatures(results, compounds, cfg), gene_replication(results, cfg))
 
 # %% ../../nbs/09_biology/05_gather.ipynb #61741f39
-def _add_pathways(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
-    from tcell_drugseq.biology.enrichment import enrich_hits, enrich_importance
-
+def _testable(results: AnnData, cfg: RunConfig) -> tuple[dict[str, GeneSet], dict[str, Any]]:
     sets = sets_for(list(results.var_names), cfg.biology)
     if not sets:
         raise InputError("no gene set has five genes among those measured")
-    options: dict[str, Any] = {"permutations": cfg.biology.set_permutations, "seed": cfg.hits.hit_seed}
+    return sets, {"permutations": cfg.biology.set_permutations, "seed": cfg.hits.hit_seed}
+
+
+def _add_pathways(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
+    from tcell_drugseq.biology.enrichment import enrich_importance
+
+    sets, options = _testable(results, cfg)
     if "effect_per_sd" in results.var:
         results.uns["gene_enrichment"] = enrich_importance(results, sets, **options)
+
+
+def _add_moved(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
+    from tcell_drugseq.biology.enrichment import enrich_hits
+
+    sets, options = _testable(results, cfg)
     if looked:
         results.uns["compound_enrichment"] = enrich_hits(results, sets, looked, cfg.hits, **options)
 
@@ -85,12 +95,13 @@ def _add_groups(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
 
 def _add_changed_genes(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
     from tcell_drugseq.biology.differential import beside_model, differential_expression
+    from tcell_drugseq.biology.enrichment import read_effects
 
     if not looked:
         return
     results.uns["differential"] = found = differential_expression(results, looked)
     if "effect_per_sd" in results.var:
-        results.uns["beside_model"] = beside_model(found, results.var["effect_per_sd"])
+        results.uns["beside_model"] = beside_model(found, read_effects(results))
 
 
 def _add_doses(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
@@ -100,7 +111,8 @@ def _add_doses(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
 
 
 _PARTS = {
-    "pathways": _add_pathways,
+    "pathways of the prediction": _add_pathways,
+    "pathways of the compounds": _add_moved,
     "groups of compounds": _add_groups,
     "changed genes": _add_changed_genes,
     "dose curves": _add_doses,
@@ -110,14 +122,16 @@ _PARTS = {
 def add_biology(
     results: AnnData,  # of a run; tables are added to uns, and what is left out to uns["biology_notes"]
     cfg: RunConfig,  # biology, hits
-    stages: Callable[[str], AbstractContextManager],  # times what runs inside
+    stages: Callable[[str], AbstractContextManager],  # times what runs inside, and may take its failure as a note
 ) -> None:
     """Add pathways, groups, changed genes and dose curves; what the screen does not allow becomes a note."""
     if not cfg.biology.biology:
         return
-    notes, looked = [], looked_into(results, cfg.biology.biology_top)
-    with stages("biology"):
-        for name, add in _PARTS.items():
+    notes, looked = [], []
+    with stages("compounds to look into"):
+        looked = looked_into(results, cfg.biology.biology_top)
+    for name, add in _PARTS.items():
+        with stages(name):
             try:
                 add(results, looked, cfg)
             except InputError as e:

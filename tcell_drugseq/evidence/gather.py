@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import RunConfig
+from ..base.findings import CLAIMS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,9 +54,9 @@ def add_quality(
     if "qc" in results.uns or "counts" not in results.layers:
         return
     replicates = replicate_correlation(results)
-    results.uns["qc"] = place_wells(measure_wells(results), cast(pd.DataFrame, results.obs))
-    results.uns["qc_findings"] = judge_screen(results, replicates=replicates)
-    results.uns["qc_replicates"] = replicates
+    measured = place_wells(measure_wells(results), cast(pd.DataFrame, results.obs))
+    findings = judge_screen(results, replicates=replicates)
+    results.uns |= {"qc": measured, "qc_findings": findings, "qc_replicates": replicates}
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #5d582f1d
 _FEW_COMPOUNDS = 10
@@ -94,10 +95,11 @@ def add_baselines(
     ours.loc[~asked] = np.nan
     drawn = drawn_groups(screen, cfg.train.split)
     models = {"transformer": ours, **tables}
-    results.uns["baselines"] = compare_models(screen, models, cfg.compare, drawn, cfg.train.seed)
+    compared = compare_models(screen, models, cfg.compare, drawn, cfg.train.seed)
     split = results.obs["split"].to_numpy()
     found = [evaluate(results, t, np.where(asked, split, ""), model=name) for name, t in tables.items()]
-    results.uns["metrics"] = pd.concat([results.uns["metrics"], *found], ignore_index=True)
+    metrics = pd.concat([results.uns["metrics"], *found], ignore_index=True)
+    results.uns |= {"baselines": compared, "metrics": metrics}
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #a8851562
 _REPLICATES, _CONTROL_SHARE = 4, 1 / 6  # of a compound; of the wells of a plate
@@ -112,7 +114,6 @@ def plan_next(
 
     hits, obs = results.uns["hits"], cast(pd.DataFrame, results.obs)
     listed = retest_list(hits, obs, cfg.hits)
-    results.uns["retest_list"] = listed
     names = (listed if len(listed) else hits)["compound"].tolist()
     large = "row" in obs and (obs["row"].astype(str).max() > "H" or obs["column"].max() > 12)
     wells = 384 if large else 96
@@ -120,7 +121,7 @@ def plan_next(
     plates = max(_REPLICATES, -(-len(names) * _REPLICATES // (wells - controls)))
     control = str(obs["compound"][obs["is_control"]].iloc[0])
     plan = next_layout(names, plates, wells, controls, cfg.hits.hit_seed, _REPLICATES, control)
-    results.uns["next_layout"] = plan
+    results.uns |= {"retest_list": listed, "next_layout": plan}
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #c53c7906
 def add_evidence(
@@ -129,11 +130,11 @@ def add_evidence(
     folds: list[Fold],  # on which baselines can be fitted; none: no baselines
     views: list[FoldModel],  # of the folds; none: a single split or a loaded model
     cfg: RunConfig,
-    stages: Callable[[str], AbstractContextManager],  # times what runs inside
+    stages: Callable[[str], AbstractContextManager],  # times what runs inside, and may take its failure as a note
 ) -> None:
     """Add quality, baselines, checks, the next experiment and the verdict to the results of the models."""
     from tcell_drugseq.data.matrix import well_depth
-    from tcell_drugseq.evidence.verdict import judge_claims
+    from tcell_drugseq.evidence.verdict import Reason, decide_claims, judge_claims
     from tcell_drugseq.importance.checks import check_importance, compound_importance, deletion_curve
     from tcell_drugseq.training.crossfit import read_chosen
 
@@ -152,9 +153,14 @@ def add_evidence(
     if cfg.importance.check_importance and views:
         with stages("importance checks"):
             target = results.uns["importance_target"]
-            results.uns["deletion_curve"] = curve = deletion_curve(views, screen, target)
-            results.uns["importance_checks"] = check_importance(views, screen, target, curve=curve)
+            curve = deletion_curve(views, screen, target)
+            checks = check_importance(views, screen, target, curve=curve)
+            results.uns |= {"deletion_curve": curve, "importance_checks": checks}
+        with stages("importance by compound"):
             results.uns["compound_importance"] = compound_importance(views, screen, target)
     if "hits" in results.uns and len(results.uns["hits"]):
-        plan_next(results, cfg)
-    results.uns["verdict"] = judge_claims(results, well_depth(screen)[0], cfg.hits)
+        with stages("next plates"):
+            plan_next(results, cfg)
+    results.uns["verdict"] = decide_claims([Reason(c, "no claim", "the verdict could not be reached") for c in CLAIMS])
+    with stages("verdict"):
+        results.uns["verdict"] = judge_claims(results, well_depth(screen)[0], cfg.hits)

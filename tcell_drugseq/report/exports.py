@@ -5,13 +5,15 @@
 # %% ../../nbs/10_report/04_exports.ipynb #72875a5d
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
 import pandas as pd
 from anndata import AnnData
 
-from ..base.files import write_json
+from ..base.files import write_json, written_whole
 from ..base.folders import MARK, check_writable
 from ..base.results import OUTPUTS, data_dictionary, owned_files
 from ..base.settings import InputError
@@ -83,49 +85,75 @@ def gene_importance(
     return table.sort_values(["GradInputImportance", "Gene"], ascending=[False, True], ignore_index=True)
 
 # %% ../../nbs/10_report/04_exports.ipynb #195fc381
+def _metabolites(results: AnnData) -> pd.DataFrame:
+    from tcell_drugseq.latent.distances import score_metabolites
+
+    return score_metabolites(results.obs["compound"], results.obs["latent_score"].to_numpy())
+
+
+def _scaler(results: AnnData) -> pd.DataFrame:
+    return cast(pd.DataFrame, results.var)[["mean", "std"]].rename_axis("gene").reset_index()
+
+
+def _makers(results: AnnData) -> dict[str, Callable[[AnnData], pd.DataFrame]]:
+    """How each table is made that this run has."""
+    makers = {
+        "well_activation_socres.csv": well_latents,  # historical misspelling, which existing scripts read
+        "well_activation_scores.csv": well_latents,
+        "metabolite_activation_scores.csv": _metabolites,
+        "well_predictions_results.csv": well_predictions,
+    }
+    if "compounds" in results.uns:
+        makers["latent_scores.csv"] = well_distances
+    if "importance" in results.var:
+        makers["gene_importance_gradinput.csv"] = gene_importance
+    if "history" in results.uns:
+        makers["gene_scaler.csv"] = _scaler
+    kept = {o.file: o.key for o in OUTPUTS if o.key and len(results.uns.get(o.key, ()))}
+    makers |= {file: lambda results, key=key: results.uns[key] for file, key in kept.items()}
+    return makers | {"data_dictionary.csv": lambda results: data_dictionary()}
+
+
 def export_tables(
     results: AnnData,
 ) -> dict[str, pd.DataFrame]:  # file name -> table
     """Collect every CSV table of a run."""
-    from tcell_drugseq.latent.distances import score_metabolites
-
-    latents, obs = well_latents(results), cast(pd.DataFrame, results.obs)
-    tables = {
-        "well_activation_socres.csv": latents,  # historical misspelling, which existing scripts read
-        "well_activation_scores.csv": latents,
-        "metabolite_activation_scores.csv": score_metabolites(obs["compound"], obs["latent_score"].to_numpy()),
-        "well_predictions_results.csv": well_predictions(results),
-    }
-    if "compounds" in results.uns:
-        tables["latent_scores.csv"] = well_distances(results)
-    if "importance" in results.var:
-        tables["gene_importance_gradinput.csv"] = gene_importance(results)
-    if "history" in results.uns:
-        tables["gene_scaler.csv"] = cast(pd.DataFrame, results.var)[["mean", "std"]].rename_axis("gene").reset_index()
-    tables |= {o.file: results.uns[o.key] for o in OUTPUTS if o.key and len(results.uns.get(o.key, ()))}
-    return tables | {"data_dictionary.csv": data_dictionary()}
+    return {file: make(results) for file, make in _makers(results).items()}
 
 # %% ../../nbs/10_report/04_exports.ipynb #47c2191e
+def _draw_losses(results: AnnData, file: Path) -> None:
+    from tcell_drugseq.training.figures import plot_losses
+
+    figure = plot_losses(results)
+    with written_whole(file) as tmp:
+        figure.savefig(tmp, dpi=120, format="png")
+
+
 def write_exports(
     results: AnnData,
     folder: Path,  # exists; files in it are replaced
+    keep: Callable[[str], AbstractContextManager] = nullcontext,  # of a file; may take its failure as a note
 ) -> list[str]:  # names of the files written
-    """Write every table, the machine-readable summary, the loss curve and `results.h5ad`."""
+    """Write every table, the loss curve, `results.h5ad` and the machine-readable summary."""
     from tcell_drugseq.base.tables import write_csv
     from tcell_drugseq.report.summary import report_metrics
 
-    tables = export_tables(results)
-    for name, table in tables.items():
-        write_csv(escape_formulas(table), folder / name)
-    write_json(report_metrics(results), folder / "metrics.json")
-    names = [*tables, "metrics.json", "results.h5ad"]
+    names = []
+    for name, make in _makers(results).items():
+        with keep(name):
+            write_csv(escape_formulas(make(results)), folder / name)
+            names.append(name)
     if "history" in results.uns:
-        from tcell_drugseq.training.figures import plot_losses
-
-        figure = plot_losses(results)
-        figure.savefig(folder / "loss_curve.png", dpi=120)
-        names.append("loss_curve.png")
-    results.copy().write_h5ad(folder / "results.h5ad", compression="gzip")
+        with keep("loss_curve.png"):
+            _draw_losses(results, folder / "loss_curve.png")
+            names.append("loss_curve.png")
+    with keep("results.h5ad"):
+        with written_whole(folder / "results.h5ad") as tmp:
+            results.copy().write_h5ad(tmp, compression="gzip")
+        names.append("results.h5ad")
+    with keep("metrics.json"):  # last, for it holds the notes of all others
+        write_json(report_metrics(results), folder / "metrics.json")
+        names.append("metrics.json")
     return names
 
 # %% ../../nbs/10_report/04_exports.ipynb #687f1b64

@@ -80,6 +80,8 @@ def _judged(results: AnnData) -> dict[str, Any]:
         audit = results.uns["audit"]
         failed = audit.loc[audit["status"] == "fail", ["audit", "tested", "meaning"]]
         found["audit_failures"] = failed.to_dict("records")
+    if len(notes := results.uns.get("stage_notes", ())):
+        found["stage_notes"] = [str(note) for note in notes]
     return found
 
 # %% ../../nbs/10_report/02_summary.ipynb #940a16c5
@@ -96,7 +98,7 @@ def _predicted(results: AnnData) -> list[str]:
         ours, theirs = (metric(results, target, name, split, model) for model in ("transformer", "ridge"))
         beside = f"; {simple} regression {theirs:.2f}" if math.isfinite(theirs) else ""
         sentences.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
-    return sentences
+    return [*sentences, *map(str, results.uns.get("stage_notes", ()))]
 
 
 def conclude(
