@@ -144,7 +144,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TrainConfig",
         ],
         "digests": ["hash_file", "hash_files", "package_digest", "short_digest"],
-        "files": ["NoSpaceError", "needs_space", "read_json_if_any", "read_yaml", "write_json", "write_yaml", "written_whole", "yaml_text"],
+        "files": [
+            "NoSpaceError",
+            "needs_space",
+            "read_json_if_any",
+            "read_yaml",
+            "write_json",
+            "write_yaml",
+            "written_whole",
+            "yaml_text",
+        ],
         "findings": [
             "AUDITS",
             "Audit",

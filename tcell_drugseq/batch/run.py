@@ -36,6 +36,7 @@ from tcell_drugseq.report.experiment import (
     run_report,
     write_failure,
 )
+from ..report.notebooks import remove_sockets
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,14 @@ __all__ = ['log', 'Renew', 'answer_stdin', 'stop_running', 'Outcome', 'run_one',
 # %% ../../nbs/11_batch/03_run.ipynb #1184b8b2
 def _die_with_the_asker() -> None:
     sys.stdin.read()  # nothing more is ever sent, so this returns when the other side is gone
+    remove_sockets()
     os._exit(1)
+
+
+def _die_of_sigterm(*_: object) -> None:
+    remove_sockets()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def answer_stdin() -> None:
@@ -56,6 +64,7 @@ def answer_stdin() -> None:
     sys.stdout = sys.stderr
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_asker, daemon=True).start()
+    signal.signal(signal.SIGTERM, _die_of_sigterm)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         folder = run_report(**task)
@@ -72,7 +81,18 @@ def answer_stdin() -> None:
 # %% ../../nbs/11_batch/03_run.ipynb #d9be6bb0
 _RUNNING: set[subprocess.Popen] = set()
 _STOPPED = threading.Event()
+_ENDS_IN = 3.0  # seconds that an experiment has to end by itself
 _WORK = "from tcell_drugseq.batch.run import answer_stdin; answer_stdin()"
+
+
+_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "out of memory")
+
+
+def _died(code: int, said: str = "") -> str:
+    """How a process ended; a kill that it can't have asked for is most often for lack of memory."""
+    died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    starved = code in (-signal.SIGKILL, 128 + signal.SIGKILL) or any(sign in said for sign in _MEMORY)
+    return f"{died} (often from lack of memory)" if starved else died
 
 
 def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -104,15 +124,19 @@ def _ask(task: dict[str, Any], threads: int) -> dict[str, Any]:
             return json.loads(reply)
         complaints.seek(0)
         last = complaints.read().strip().splitlines()[-1:]
-    died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = " (often from lack of memory)" if code == -signal.SIGKILL else ""
-    return {"error": ": ".join([f"the process of the experiment {died}{hint}", *last]), "died": True}
+    return {"error": ": ".join([f"the process of the experiment {_died(code, *last)}", *last]), "died": True}
 
 
 def stop_running() -> None:
-    """Kill all experiments that this process waits for; those not yet started will end at once."""
+    """End all experiments that this process waits for; those not yet started will end at once."""
     _STOPPED.set()
-    for child in list(_RUNNING):
+    children, end = list(_RUNNING), time.monotonic() + _ENDS_IN
+    for child in children:
+        with suppress(OSError, ValueError):
+            child.stdin and child.stdin.close()  # it ends by itself, and removes the folder of its kernel first
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0, end - time.monotonic()))
         child.kill()
 
 # %% ../../nbs/11_batch/03_run.ipynb #c4e87203

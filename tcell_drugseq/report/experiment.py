@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.defaults import RunConfig, ScreenConfig
-from ..base.files import read_json_if_any, write_json, write_yaml
-from ..base.folders import locked
+from ..base.files import NoSpaceError, read_json_if_any, write_json, write_yaml
+from ..base.folders import MARK, locked
 from ..base.progress import PLACE
 from ..base.settings import InputError, leaves, with_leaves
 from .done import RECORD, describe_experiment, write_record
@@ -172,6 +172,8 @@ def write_failure(
     for path in partial.iterdir() if partial.exists() else ():
         if path.is_file() and not path.name.startswith(".") and path.name != "progress.json":
             path.rename(made / path.name)
+    if (partial / "results" / MARK).exists():
+        (partial / "results").rename(made / "results")  # a training that is whole, whatever a figure came to
     log_file = made / "run.log"
     log_lines = (
         log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:] if log_file.exists() else []
@@ -259,7 +261,9 @@ def run_report(
             _summarise(name, partial, folder, about or {})
             write_record(partial, made_of)
         except InputError:
-            shutil.rmtree(partial)  # nothing was produced, and the message says what to correct
+            _clear(partial)  # the message says what to correct; the state of a training is kept, as for a full disk
+            if not any(partial.iterdir()):
+                partial.rmdir()
             raise
         except Exception as e:
             write_failure(name, reports, str(e) if isinstance(e, ReportError) else f"{type(e).__name__}: {e}")
@@ -268,7 +272,7 @@ def run_report(
         _sweep(name, reports)
     try:
         write_index(reports)
-    except OSError as e:
+    except (NoSpaceError, OSError) as e:
         log.warning("the list of experiments can't be written: %s", e)  # the report itself is complete
     log.info("report: %s", folder / "report.html")
     return folder

@@ -11,18 +11,22 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..base.files import written_whole
+import nbformat
+
+from ..base.files import NoSpaceError, needs_space, written_whole
 from ..base.settings import InputError, coerce
 from .page import ASSETS
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'read_notebook_parameters', 'check_parameters', 'ReportError', 'execute_notebook', 'render_html']
+__all__ = ['log', 'read_notebook_parameters', 'check_parameters', 'ReportError', 'remove_sockets', 'execute_notebook',
+           'render_html']
 
 # %% ../../nbs/10_report/03_notebooks.ipynb #f7c6c312
 def read_notebook_parameters(
@@ -70,6 +74,25 @@ def check_parameters(
 class ReportError(RuntimeError):
     """A notebook did not finish; the message names the cell and the exception."""
 
+# %% ../../nbs/10_report/03_notebooks.ipynb #f1a90011
+_SOCKETS: set[str] = set()
+
+
+@contextmanager
+def _sockets() -> Iterator[str]:
+    _SOCKETS.add(folder := tempfile.mkdtemp(prefix="kernel"))  # one each, so that parallel runs don't collide
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _SOCKETS.discard(folder)
+
+
+def remove_sockets() -> None:
+    """Remove the folders of all kernels of this process, which is about to end."""
+    for folder in list(_SOCKETS):
+        shutil.rmtree(folder, ignore_errors=True)
+
 # %% ../../nbs/10_report/03_notebooks.ipynb #506db6b8
 def execute_notebook(
     notebook: str | Path,  # what to run
@@ -77,7 +100,7 @@ def execute_notebook(
     out_ipynb: str | Path,  # the notebook with its outputs
     log_file: str | Path | None = None,  # default: `run.log` beside it
 ) -> None:
-    """Run a notebook; on failure leaves `failed.ipynb` instead and raises `InputError` or `ReportError`."""
+    """Run a notebook; on failure leaves `failed.ipynb` and raises `InputError`, `NoSpaceError` or `ReportError`."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -87,15 +110,17 @@ def execute_notebook(
     running, failed = out.with_name(f".{out.stem}.running.ipynb"), out.with_name("failed.ipynb")
     os.environ["TQDM_DISABLE"] = "1"  # the kernel inherits it: a bar would leave a line per step in the log
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it would warn of parameters that it can't parse
-    sockets = tempfile.mkdtemp(prefix="kernel")  # a separate folder, so that parallel runs don't collide
-    over_files = {"transport": "ipc", "ip": f"{sockets}/k"} if os.name == "posix" else {}
-    options = {"kernel_name": "python3", "language": "python", "config": Config(KernelManager=over_files)}
+    options = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+    said = log_file or out.with_name("run.log")
     try:
-        with open(log_file or out.with_name("run.log"), "w", encoding="utf-8") as said:
-            options |= {"progress_bar": False, "stdout_file": said, "stderr_file": said}
+        with needs_space(out), _sockets() as sockets, open(said, "w", encoding="utf-8") as log_to:
+            over_files = {"transport": "ipc", "ip": f"{sockets}/k"} if os.name == "posix" else {}
+            options |= {"config": Config(KernelManager=over_files), "stdout_file": log_to, "stderr_file": log_to}
             papermill.execute_notebook(str(notebook), str(running), dict(params), **options)
-        running.replace(out)
+            running.replace(out)
     except papermill.PapermillExecutionError as e:
+        if e.ename == NoSpaceError.__name__:
+            raise NoSpaceError(e.evalue) from e
         if e.ename == InputError.__name__:
             raise InputError(e.evalue) from e
         raise ReportError(f"{Path(notebook).name}, cell [{e.exec_count}]: {e.ename}: {e.evalue}") from e
@@ -104,7 +129,6 @@ def execute_notebook(
     finally:
         if running.exists():
             running.replace(failed)
-        shutil.rmtree(sockets, ignore_errors=True)
 
 # %% ../../nbs/10_report/03_notebooks.ipynb #de3a6463
 _MAX_BYTES = 6_000_000
