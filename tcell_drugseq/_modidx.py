@@ -198,6 +198,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'tcell_drugseq/base/digests.py')},
             'tcell_drugseq.base.files': { 'tcell_drugseq.base.files.NoSpaceError': ( '00_base/files.html#nospaceerror',
                                                                                      'tcell_drugseq/base/files.py'),
+                                          'tcell_drugseq.base.files._hush': ('00_base/files.html#_hush', 'tcell_drugseq/base/files.py'),
                                           'tcell_drugseq.base.files._is_full': ( '00_base/files.html#_is_full',
                                                                                  'tcell_drugseq/base/files.py'),
                                           'tcell_drugseq.base.files.needs_space': ( '00_base/files.html#needs_space',

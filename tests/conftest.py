@@ -80,7 +80,7 @@ def in_process(monkeypatch):
                 names |= params
         raise AssertionError("no cell has failed, and outputs are only kept by a kernel")
 
-    monkeypatch.setattr("tcell_drugseq.experiment.execute_notebook", execute)
+    monkeypatch.setattr("tcell_drugseq.report.experiment.execute_notebook", execute)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,11 @@ SERVER = """
 import json, os, signal, sys, traceback
 import captum.attr, graspologic_native, gseapy, pydeseq2.dds, pydeseq2.ds, safetensors.torch, scanpy, sklearn.neighbors
 import lightning_fabric, matplotlib.pyplot, seaborn, torch, typer._adapters
-from tcell_drugseq import apply, audit, biology, checkpoint, cli, counts, crossfit, data, evidence, exports, figures
-from tcell_drugseq import pipeline, platemap, qc, raw_screen, scores, simulate, store, training, verdict
+import importlib, pkgutil, tcell_drugseq
+from tcell_drugseq import cli
+for module in pkgutil.walk_packages(tcell_drugseq.__path__, "tcell_drugseq."):
+    if "." in module.name.removeprefix("tcell_drugseq."):
+        importlib.import_module(module.name)
 for line in sys.stdin:
     args, cwd, said = json.loads(line)
     if child := os.fork():

@@ -11,6 +11,7 @@ import errno
 import json
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,6 +61,12 @@ def _is_full(error: BaseException | None, folder: Path) -> bool:
     return False
 
 
+def _hush() -> None:
+    """Files of HDF5 that could not be closed complain once more when they are forgotten: it has been said."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda e: None if any(sign in str(e.exc_value) for sign in _SIGNS) else before(e)
+
+
 @contextmanager
 def needs_space(
     path: str | Path,  # what is written, for the error
@@ -71,7 +78,8 @@ def needs_space(
         raise
     except Exception as e:
         if _is_full(e, Path(path).parent):
-            raise NoSpaceError(f"no space left on device: {path} can't be written; the same command goes on") from e
+            _hush()
+            raise NoSpaceError(f"no space left on device: {path} can't be written; with more space the same command goes on") from e
         raise
 
 # %% ../../nbs/00_base/03_files.ipynb #86fb0f54

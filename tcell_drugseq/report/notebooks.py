@@ -115,7 +115,9 @@ def execute_notebook(
     try:
         with needs_space(out), _sockets() as sockets, open(said, "w", encoding="utf-8") as log_to:
             over_files = {"transport": "ipc", "ip": f"{sockets}/k"} if os.name == "posix" else {}
-            options |= {"config": Config(KernelManager=over_files), "stdout_file": log_to, "stderr_file": log_to}
+            config = Config(KernelManager=over_files)
+            config.NotebookClient.extra_arguments = ["--log-level=50"]  # a kernel that is stopped shows no traceback
+            options |= {"config": config, "stdout_file": log_to, "stderr_file": log_to}
             papermill.execute_notebook(str(notebook), str(running), dict(params), **options)
             running.replace(out)
     except papermill.PapermillExecutionError as e:

@@ -98,7 +98,7 @@ def _predicted(results: AnnData) -> list[str]:
         ours, theirs = (metric(results, target, name, split, model) for model in ("transformer", "ridge"))
         beside = f"; {simple} regression {theirs:.2f}" if math.isfinite(theirs) else ""
         sentences.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
-    return [*sentences, *map(str, results.uns.get("stage_notes", ()))]
+    return sentences
 
 
 def conclude(
@@ -128,4 +128,4 @@ def conclude(
     if "verdict" in results.uns:
         status = results.uns["verdict"].set_index("claim")["status"]
         sentences.append("; ".join(f"{claim}: {LIGHTS[found][1]}" for claim, found in status.items()) + ".")
-    return sentences
+    return [*sentences, *map(str, results.uns.get("stage_notes", ()))]
