@@ -79,7 +79,9 @@ def needs_space(
     except Exception as e:
         if _is_full(e, Path(path).parent):
             _hush()
-            raise NoSpaceError(f"no space left on device: {path} can't be written; with more space the same command goes on") from e
+            raise NoSpaceError(
+                f"no space left on device: {path} can't be written; with more space the same command goes on"
+            ) from e
         raise
 
 # %% ../../nbs/00_base/03_files.ipynb #86fb0f54
