@@ -241,7 +241,9 @@ def validate(
 
     problems = find_problems(cfg.data)
     if len(problems):
-        aligned = {str(c): f"{{:<{problems[c].str.len().max()}}}".format for c in problems}
+        aligned: dict[str | int, Callable[..., str]] = {
+            str(c): f"{{:<{problems[c].str.len().max()}}}".format for c in problems
+        }
         typer.echo(problems.to_string(index=False, justify="left", formatters=aligned))
         raise typer.Exit(InputError.exit_code)
     from tcell_drugseq.pipeline import check_request

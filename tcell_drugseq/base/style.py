@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['TRAIN_COLOUR', 'VAL_COLOUR', 'UP_COLOUR', 'DOWN_COLOUR', 'GREY', 'DARK', 'SPLITS', 'P', 'R', 'DISTANCES', 'SECTIONS',
+__all__ = ['TRAIN_COLOUR', 'VAL_COLOUR', 'UP_COLOUR', 'DOWN_COLOUR', 'GREY', 'DARK', 'SPLITS', 'DISTANCES', 'SECTIONS',
            'PICTURES', 'splits_of', 'styled', 'new_figure', 'label_text', 'legend_beside', 'preview', 'Picture',
            'picture']
 
@@ -44,14 +44,15 @@ def splits_of(results: AnnData) -> list[str]:
     return [split for split in SPLITS if (results.obs["split"] == split).any()]
 
 # %% ../../nbs/00_base/09_style.ipynb #4e8cadfc
-P, R = ParamSpec("P"), TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def styled(plot: Callable[P, R]) -> Callable[P, R]:
+def styled(plot: Callable[_P, _R]) -> Callable[_P, _R]:
     """Draw under one seaborn style, and leave the user's own settings as they were."""
 
     @functools.wraps(plot)
-    def draw(*args: P.args, **kwargs: P.kwargs) -> R:
+    def draw(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         import matplotlib as mpl
         import seaborn as sns
 
@@ -158,12 +159,12 @@ def picture(
     alt: str,  # what it shows, in words
     needs: str | Callable[[AnnData], object] = "",  # as in `Picture`; empty: nothing
     of: Callable[[AnnData], object] = lambda results: results,  # as in `Picture`
-) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
+) -> Callable[[Callable[_P, Figure]], Callable[_P, Figure]]:
     """Make a function a picture of the report; raises `ValueError` for an unknown section or an empty text."""
     if section not in SECTIONS or not alt:
         raise ValueError(f"picture: found section {section!r} and alt {alt!r}, expected one of {SECTIONS} and a text")
 
-    def register(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    def register(plot: Callable[_P, Figure]) -> Callable[_P, Figure]:
         drawn = styled(plot)
         PICTURES[alt] = Picture(drawn, section, alt, needs, of)
         return drawn

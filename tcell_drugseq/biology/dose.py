@@ -349,9 +349,8 @@ def read_doses(
         raise InputError(
             f"dose: well {well}: found {repr(found) if isinstance(found, str) else found}, expected an amount above 0"
         )
-    units = sorted(
-        {u for u in obs.loc[~control, "unit"].astype(str).str.strip() if u and u != "nan"} if "unit" in obs else ()
-    )
+    named = obs["unit"][~control].astype(str).str.strip() if "unit" in obs else ()
+    units = sorted({u for u in named if u and u != "nan"})
     if len(units) > 1:
         raise InputError(f"unit: found {quote_some(units)}, expected one unit for all doses")
     return dose.where(~control, 0.0).where(control | (dose > 0)), (units or ["uM"])[0]

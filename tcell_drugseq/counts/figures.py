@@ -136,12 +136,12 @@ def plot_replicates(
     """Draw how much more alike replicates are than wells of other compounds."""
     fig, (left, right) = new_figure(2, ncols=2, height=1.4 + 0.17 * min(top, max(len(replicates), 6)))
     bins = 20 if len(replicates) >= 100 else 10
-    left.hist(replicates["rank"], bins=np.linspace(0, 1, bins + 1), color=TRAIN_COLOUR, alpha=0.85)
+    left.hist(replicates["rank"], bins=np.linspace(0, 1, bins + 1).tolist(), color=TRAIN_COLOUR, alpha=0.85)
     left.axhline(len(replicates) / bins, color=DARK, lw=1, ls=":", label="without signal")
     unit = "compounds and doses" if "dose" in replicates else "compounds"
     left.set(xlabel="share of random sets that are less alike", ylabel=unit)
     left.legend(frameon=False, loc="upper left")
-    left.yaxis.get_major_locator().set_params(integer=True)
+    left.locator_params(axis="y", integer=True)
 
     best = replicates.sort_values("rho", ascending=False, kind="stable").head(top)
     names = best["compound"].astype(str).map(label_text)

@@ -75,7 +75,7 @@ def show_table(
     """Display a table with every name escaped and numbers right-aligned."""
     from IPython.display import HTML, display
 
-    called = {str(c): (names or {}).get(c, str(c)) for c in frame}
+    called = {name: (names or {}).get(name, name) for name in map(str, frame)}
     frame = frame.rename(columns=names or {})
     numbers = frame.select_dtypes("number").columns
     style = frame.reset_index(drop=True).apply(_texts, digits=digits).style.hide(axis="index")
