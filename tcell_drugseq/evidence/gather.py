@@ -56,7 +56,7 @@ def add_quality(
     replicates = replicate_correlation(results)
     measured = place_wells(measure_wells(results), cast(pd.DataFrame, results.obs))
     findings = judge_screen(results, replicates=replicates)
-    results.uns.update(qc=measured, qc_findings=findings, qc_replicates=replicates)
+    results.uns.update({"qc": measured, "qc_findings": findings, "qc_replicates": replicates})
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #5d582f1d
 _FEW_COMPOUNDS = 10
@@ -99,7 +99,7 @@ def add_baselines(
     split = results.obs["split"].to_numpy()
     found = [evaluate(results, t, np.where(asked, split, ""), model=name) for name, t in tables.items()]
     metrics = pd.concat([results.uns["metrics"], *found], ignore_index=True)
-    results.uns.update(baselines=compared, metrics=metrics)
+    results.uns.update({"baselines": compared, "metrics": metrics})
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #a8851562
 _REPLICATES, _CONTROL_SHARE = 4, 1 / 6  # of a compound; of the wells of a plate
@@ -121,7 +121,7 @@ def plan_next(
     plates = max(_REPLICATES, -(-len(names) * _REPLICATES // (wells - controls)))
     control = str(obs["compound"][obs["is_control"]].iloc[0])
     plan = next_layout(names, plates, wells, controls, cfg.hits.hit_seed, _REPLICATES, control)
-    results.uns.update(retest_list=listed, next_layout=plan)
+    results.uns.update({"retest_list": listed, "next_layout": plan})
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #c53c7906
 def add_evidence(
@@ -155,7 +155,7 @@ def add_evidence(
             target = results.uns["importance_target"]
             curve = deletion_curve(views, screen, target)
             checks = check_importance(views, screen, target, curve=curve)
-            results.uns.update(deletion_curve=curve, importance_checks=checks)
+            results.uns.update({"deletion_curve": curve, "importance_checks": checks})
         with stages("importance by compound"):
             results.uns["compound_importance"] = compound_importance(views, screen, target)
     if "hits" in results.uns and len(results.uns["hits"]):
