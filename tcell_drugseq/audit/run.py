@@ -32,7 +32,7 @@ NOTEBOOKS = (layout, mixups, targets, names, design)  # in this order their audi
 def all_audits() -> list[Audit]:  # notebook by notebook as in `NOTEBOOKS`, then those that were registered elsewhere
     """Every audit that is registered."""
     order = [m.__name__ for m in NOTEBOOKS]
-    return sorted(AUDITS.values(), key=lambda a: order.index(m) if (m := a.find.__module__) in order else len(order))
+    return sorted(AUDITS.values(), key=lambda a: order.index(a.home) if a.home in order else len(order))
 
 
 def audit_screen(

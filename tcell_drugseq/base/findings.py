@@ -5,7 +5,7 @@
 # %% ../../nbs/00_base/08_findings.ipynb #8cb462a6
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isnan
 
@@ -71,6 +71,7 @@ class Audit:
     name: str  # that of its findings
     find: Callable[..., list[Finding]]  # of a screen and a seed
     costs: dict[str, str]  # claim -> what is left of it: limited or no claim
+    home: str  # module that it is from
 
 # %% ../../nbs/00_base/08_findings.ipynb #d09a8b83
 AUDITS: dict[str, Audit] = {}  # every audit that is registered, by name
@@ -89,14 +90,16 @@ def audit(
             raise ValueError(f"audit {name!r}: found {sorted(unknown)}, expected claims among {CLAIMS}")
         if name in AUDITS and AUDITS[name].find.__name__ != find.__name__:
             raise ValueError(f"audit {name!r}: the name is that of {AUDITS[name].find.__name__}")
-        AUDITS[name] = Audit(name, find, costs)
+        # a notebook that defines an audit of the package anew, as it does when it is run, leaves it in its place
+        known = name in AUDITS and find.__module__ == "__main__"
+        AUDITS[name] = Audit(name, find, costs, AUDITS[name].home if known else find.__module__)
         return find
 
     return register
 
 
 def audits_of(
-    module: str,  # its __name__
+    namespace: Mapping[str, object],  # `globals()` of a notebook, `vars(module)` of a module
 ) -> list[Audit]:  # in the order of their definition
     """The audits that a module, or a notebook, defines."""
-    return [a for a in AUDITS.values() if a.find.__module__ == module]
+    return [a for a in AUDITS.values() if a.find.__globals__ is namespace]

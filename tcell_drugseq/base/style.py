@@ -138,6 +138,7 @@ class Picture:
     alt: str  # what it shows, in words; {name} stands for `uns[name]` of the results
     needs: str | Callable[[AnnData], object]  # a table of `uns` that is not empty, or a question to the results
     of: Callable[[AnnData], object]  # results -> the argument of `plot`, or a tuple of its arguments
+    home: str  # module that it is from
 
     def possible(self, results: AnnData) -> bool:
         """Whether the results hold what it needs."""
@@ -166,7 +167,8 @@ def picture(
 
     def register(plot: Callable[_P, Figure]) -> Callable[_P, Figure]:
         drawn = styled(plot)
-        PICTURES[alt] = Picture(drawn, section, alt, needs, of)
+        known = alt in PICTURES and plot.__module__ == "__main__"  # a notebook that is run leaves it in its place
+        PICTURES[alt] = Picture(drawn, section, alt, needs, of, PICTURES[alt].home if known else plot.__module__)
         return drawn
 
     return register

@@ -160,7 +160,7 @@ def pictures_of(
         raise ValueError(f"section: found {section!r}, expected one of {', '.join(SECTIONS)}")
     order = {import_module(f"tcell_drugseq.{chapter}.figures").__name__: i for i, chapter in enumerate(FIGURES)}
     found = [one for one in PICTURES.values() if one.section == section]
-    return sorted(found, key=lambda one: order.get(one.plot.__module__, len(order)))
+    return sorted(found, key=lambda one: order.get(one.home, len(order)))
 
 # %% ../../nbs/10_report/01_page.ipynb #c82e1584
 def show_pictures(

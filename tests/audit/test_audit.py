@@ -17,7 +17,7 @@ from tcell_drugseq.audit.run import all_audits, audit_screen, explain_audit, run
 from tcell_drugseq.audit.targets import held_out_r2
 from tcell_drugseq.base.defaults import DataConfig, RunConfig, SimConfig
 from tcell_drugseq.base.files import read_yaml
-from tcell_drugseq.base.findings import audits_of
+from tcell_drugseq.base.findings import AUDITS, audit, audits_of
 from tcell_drugseq.base.settings import InputError, with_leaves
 from tcell_drugseq.data.reading import read_h5ad, read_screen, write_bundle
 from tcell_drugseq.data.simulate import simulate_screen
@@ -39,7 +39,7 @@ def tiny() -> AnnData:
 
 
 def run(module: ModuleType, screen: AnnData) -> pd.DataFrame:
-    return pd.DataFrame([vars(f) for a in audits_of(module.__name__) for f in a.find(screen)])
+    return pd.DataFrame([vars(f) for a in audits_of(vars(module)) for f in a.find(screen)])
 
 
 def failed(table: pd.DataFrame) -> set[str]:
@@ -185,10 +185,10 @@ def test_no_screen_crashes_an_audit(name: str, tiny: AnnData):
 
 def test_no_audit_changes_the_screen(tiny: AnnData):
     screen = tiny.copy()
-    for audit in all_audits():
-        audit.find(screen)
-        assert np.array_equal(screen.X, tiny.X), audit.name
-        assert screen.obs.equals(tiny.obs) and screen.obsm["scores"].equals(tiny.obsm["scores"]), audit.name
+    for one in all_audits():
+        one.find(screen)
+        assert np.array_equal(screen.X, tiny.X), one.name
+        assert screen.obs.equals(tiny.obs) and screen.obsm["scores"].equals(tiny.obsm["scores"]), one.name
 
 
 def test_order_of_wells_changes_no_verdict(clean: AnnData):
@@ -220,3 +220,15 @@ def test_mac_seq_plate_without_signal():
     cfg = DataConfig(data_dir=str(real("macpie_mini_mac.h5ad")), label="Sample_type=Positive_control", normalise=True)
     table = audit_screen(read_h5ad(cfg.data_dir, cfg))
     assert table["value"].isna().sum() > 3 and "no score" in " ".join(table["meaning"])
+
+
+def test_running_a_notebook_moves_no_audit():
+    """Its cells define audits of the package anew, which the registry must not take for new ones."""
+    names, name = [a.name for a in all_audits()], "label thresholds a score"
+    before, notebook = AUDITS[name], {"__name__": "__main__", "audit": audit}
+    try:
+        exec(f"@audit({name!r})\ndef audit_thresholds(screen, seed=614):\n    return []\n", notebook)
+        assert [a.name for a in all_audits()] == names
+        assert [a.name for a in audits_of(notebook)] == [name] and AUDITS[name].home == before.home
+    finally:
+        AUDITS[name] = before
