@@ -52,6 +52,7 @@ def fork(tmp_path_factory):
     said = str(tmp_path_factory.mktemp("fork") / "said")
 
     def ask(*args, cwd="."):
+        assert server.poll() is None, "what the processes share can't be imported"
         print(json.dumps([[*map(str, args)], str(cwd), said]), file=server.stdin, flush=True)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(args, code, *(Path(f"{said}{n}").read_text() for n in (1, 2)))

@@ -480,4 +480,4 @@ def test_help_waits_for_no_heavy_package():
     command = [sys.executable, "-X", "importtime", "-m", "tcell_drugseq", "screen", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=300).stderr
     loaded = {line.split("|")[-1].strip() for line in said.splitlines()}
-    assert "tcell_drugseq.config" in loaded and not {"scanpy", "anndata", "torch", "pandas"} & loaded
+    assert "tcell_drugseq.base.settings" in loaded and not {"scanpy", "anndata", "torch", "pandas"} & loaded
