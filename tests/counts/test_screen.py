@@ -16,9 +16,9 @@ import pytest
 import yaml
 from anndata import AnnData
 from conftest import HOSTILE, NAMES
+from count_files import edit, grids, write_mtx
 from scipy import sparse
 from shared_runs import call, tree
-from test_counts_inputs import edit, grids, write_mtx
 
 from tcell_drugseq.base.defaults import DataConfig, ScreenConfig, SimConfig
 from tcell_drugseq.counts.gene_sets import known_gene_sets
