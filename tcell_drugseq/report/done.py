@@ -66,9 +66,9 @@ def code_version(
     notebook: str | Path,  # the notebook that runs the experiment
 ) -> str:  # version and 16 hexadecimal digits
     """The package's version, and a digest of its code and of the notebook."""
-    from tcell_drugseq import __version__
+    from importlib.metadata import version
 
-    return f"{__version__} {short_digest([package_digest(), Path(notebook).name, hash_file(notebook)])}"
+    return f"{version('tcell_drugseq')} {short_digest([package_digest(), Path(notebook).name, hash_file(notebook)])}"
 
 # %% ../../nbs/10_report/06_done.ipynb #c0f5d238
 def describe_experiment(
