@@ -130,7 +130,7 @@ def write_json(
     values: Mapping[str, Any],  # plain values
     path: str | Path,  # written under a temporary name, then renamed
 ) -> None:
-    """Write a mapping as JSON, as people would read it."""
+    """Write a mapping as indented JSON."""
     with written_whole(path) as tmp:
         tmp.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -138,7 +138,7 @@ def write_json(
 def read_json_if_any(
     path: str | Path,
 ) -> dict[str, Any]:  # empty where there is no mapping that can be read
-    """Read a mapping that nothing may stop for."""
+    """Read a JSON mapping; an empty one if the file is missing or unreadable."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

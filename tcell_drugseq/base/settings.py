@@ -54,7 +54,7 @@ def coerce(
     value: Any,  # as read from YAML, a notebook or a caller
     like: Any,  # the default, whose type is wanted
 ) -> Any:  # value of that type
-    """Hold `value` to the type of `like`; raises `InputError`."""
+    """Convert `value` to the type of `like`; raises `InputError` if it can't be."""
     kind = type(like)
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
@@ -74,7 +74,7 @@ def coerce(
 def naming(
     where: str,  # a file, "command line", ...
 ) -> Iterator[None]:
-    """Put a place in front of what an `InputError` of the block says."""
+    """Prefix the message of an `InputError` raised in the block with a place."""
     try:
         yield
     except InputError as e:

@@ -28,7 +28,7 @@ def quote_some(
     names: Sequence[object],  # names of genes, wells, compounds
     n: int = 5,  # how many to show
 ) -> str:  # the first of them, and how many more there are
-    """Name a few, quoted, so that a blank or a quote in a name is seen."""
+    """Quote the first few names, so that a blank or a quote in a name is visible."""
     return ", ".join(repr(name)[:60] for name in names[:n]) + (f", and {len(names) - n} more" if len(names) > n else "")
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
@@ -83,7 +83,7 @@ _UTF8 = "a CSV saved as UTF-8"
 def decode(
     raw: bytes,  # of a file
 ) -> tuple[str, tuple[str, str] | None]:  # without byte-order mark; where it is no text, and what was found there
-    """Bytes as UTF-8 text, or why they are none."""
+    """Bytes as UTF-8 text, or the reason they can't be decoded."""
     for magic, kind in _NOT_CSV.items():
         if raw.startswith(magic):
             return "", ("", kind)
@@ -141,7 +141,7 @@ def _read_rows(path: Path, text: str, problems: Problems, single: bool) -> tuple
 
 # %% ../../nbs/00_base/05_tables.ipynb #f385c96f
 def _parse_fast(text: str) -> tuple[list[str], np.ndarray] | None:
-    """Header and float32 matrix by the C parser, or None when the strict pass has to look."""
+    """Header and float32 matrix by the C parser, or None if the strict pass is needed."""
     try:
         header = next(csv.reader(io.StringIO(text, newline=""), strict=True))
         with warnings.catch_warnings():

@@ -32,7 +32,7 @@ __all__ = ['READERS', 'Reader', 'reader', 'is_named', 'named_path', 'read_counts
 # %% ../../nbs/06_counts/02_matrices.ipynb #4cb3283a
 @dataclass
 class _Draft:
-    """A matrix as its file holds it, nothing checked."""
+    """A matrix as its file holds it, unchecked."""
 
     file: str
     form: str  # of file, in words
@@ -112,7 +112,7 @@ _TABLES = (".csv", ".tsv", ".txt", ".tab")
 
 @reader("CSV, TSV (or their gzip)", is_named(*_TABLES, *(f"{ending}.gz" for ending in _TABLES)))
 def _draft_table(path: Path) -> _Draft:
-    """Take a CSV or TSV apart."""
+    """Read a CSV or TSV into a draft."""
     text = read_text(path).rstrip("\r\n")
     separator, stream = _separator(path.name, text), io.StringIO(text, newline="")
     header = next(reader := csv.reader(stream, delimiter=separator))
@@ -151,7 +151,7 @@ def _draft_table(path: Path) -> _Draft:
 def named_path(
     path: str | Path,
 ) -> Path:  # the same place, by a path that ends in a name
-    """Give the folder in which one stands, or one above it, its name."""
+    """Resolve `.` and `..` to the name of the folder."""
     path = Path(path)
     return path.resolve() if path.name in ("", "..") else path
 
@@ -178,7 +178,7 @@ def _is_mtx(path: Path) -> bool:
 
 @reader("a MatrixMarket folder", _is_mtx)
 def _draft_mtx(path: Path) -> _Draft:
-    """Take a folder of Cell Ranger or STARsolo apart."""
+    """Read a folder of Cell Ranger or STARsolo into a draft."""
     from scipy.io import mminfo, mmread
 
     folder = path if path.is_dir() else named_path(path.parent)
@@ -243,7 +243,7 @@ def _whole(x: Any) -> bool:
 
 @reader(".h5ad", is_named(".h5ad"))
 def _draft_h5ad(path: Path) -> _Draft:
-    """Take an `.h5ad` apart."""
+    """Read an `.h5ad` into a draft."""
     from anndata import read_h5ad
 
     adata = _open(path, "AnnData", read_h5ad)
@@ -281,7 +281,7 @@ def _name_genes(draft: _Draft, var: pd.DataFrame) -> _Draft:
 
 @reader(".h5 of 10x", is_named(".h5"))
 def _draft_h5(path: Path) -> _Draft:
-    """Take a `.h5` of Cell Ranger apart."""
+    """Read a `.h5` of Cell Ranger into a draft."""
     import scanpy as sc
 
     adata = _open(path, "10x .h5", lambda file: sc.read_10x_h5(file, gex_only=False))

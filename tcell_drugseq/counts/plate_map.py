@@ -144,7 +144,7 @@ def _set_doses(frame: pd.DataFrame, unit: str, file: str, notes: list[str]) -> N
 
 # %% ../../nbs/06_counts/04_plate_map.ipynb #fc2496bf
 def _free(name: str, taken: Collection[str] | pd.DataFrame) -> str:
-    """The name itself, or with the first number behind it that makes it new."""
+    """The name itself, or with the first number appended that makes it unique."""
     return name if name not in taken else next(n for i in count(2) if (n := f"{name}_{i}") not in taken)
 
 

@@ -78,7 +78,7 @@ def robust_z(
     qc: pd.DataFrame,  # umis and detected by well
     plate: Sequence[str] | np.ndarray,  # (N,) plate of each well
 ) -> pd.DataFrame:  # umis, detected: robust SD from the plate's median; NaN for empty wells and plates under 8 wells
-    """How far the depth of each well lies from that of its plate."""
+    """Deviation of each well's depth from that of its plate."""
     umis = qc[["umis", "detected"]].where(qc["umis"] > 0).astype(float)
     logs = pd.DataFrame(np.log(umis), index=qc.index)
     by_plate = logs.groupby(np.asarray(plate, dtype=str))
@@ -145,7 +145,7 @@ def place_wells(
     obs: pd.DataFrame,  # of the same wells
     rule: pd.Series | str = "",  # by well: the rule that dropped it, empty if none did
 ) -> pd.DataFrame:  # measures, where known compound, is_control, plate, row and column, and rule: uns["qc"]
-    """Put what is drawn of each well beside its measures."""
+    """Add what figures need of each well to its measures."""
     places = [name for name in ("compound", "is_control", "plate", "row", "column") if name in obs]
     return qc.join(obs[places]).assign(rule=rule)
 
@@ -276,7 +276,7 @@ def replicate_signal(
     draws: int = 2_000,  # of the bootstrap
     seed: int = 614,
 ) -> Signal | None:  # None where nothing has replicates
-    """Sum the replicates of all compounds up."""
+    """Summarise the replicates of all compounds."""
     from scipy.stats import binomtest
 
     if replicates.empty:
@@ -326,7 +326,7 @@ def _judge_wells(counts: AnnData, qc: pd.DataFrame, cfg: ScreenConfig) -> list[d
     umis, detected, mito = (qc[name].median() for name in ("umis", "detected", "mito_share"))
     n, silent = counts.n_vars, int((raw_counts(counts).getnnz(axis=0) == 0).sum())
     dropped = len(broken_rules(qc, plate_of(cast(pd.DataFrame, counts.obs)), cfg))
-    dead = "no gene is named MT-: nobody has looked" if np.isnan(mito) else f"the median well has {mito:.0%}"
+    dead = "no gene is named MT-: not measured" if np.isnan(mito) else f"the median well has {mito:.0%}"
     return [
         _finding("median UMIs", umis, 10_000, 1_000, f"the median well holds {umis:,.0f} UMIs", False),
         _finding(

@@ -20,7 +20,7 @@ __all__ = ['example_results']
 def example_results(
     seed: int = 0,
 ) -> AnnData:  # 40 wells, 5 genes, one score and a label, with what figures and tables read
-    """Results of a run that never was."""
+    """Made-up results of a small run."""
     from anndata import AnnData
 
     rng = np.random.default_rng(seed)

@@ -156,7 +156,7 @@ _OBS = ("compound", "is_control", "plate", "batch", "row", "column", "label", "c
 def screen_hash(
     screen: AnnData,  # a Screen
 ) -> str:  # 16 hexadecimal digits
-    """SHA-256 over genes, wells, X and all that `obs` and the scores say about the wells."""
+    """SHA-256 over genes, wells, X, and the known `obs` columns and scores."""
     digest = hashlib.sha256()
     texts: dict[str, Any] = {"genes": screen.var_names, "wells": screen.obs_names}
     arrays: dict[str, Any] = {"X": screen.X}
@@ -214,7 +214,7 @@ def _read(path: str | Path, cfg: DataConfig, need_targets: bool, take_apart: Cal
 
 
 def _format(path: Path, problems: Problems) -> Callable | None:
-    """How to take `path` apart: a folder is a bundle; None and a problem if it is neither format."""
+    """The reader for `path`: a folder is a bundle; None and a problem if it is neither format."""
     if path.is_dir():
         return draft_bundle
     if path.is_file() and path.suffix.lower() == ".h5ad":
@@ -256,7 +256,7 @@ def read_screen(
 def find_problems(
     cfg: DataConfig,  # `data_dir` is a folder with the CSV bundle or an .h5ad file
 ) -> pd.DataFrame:  # file, where, found, expected; empty if the screen can be used
-    """Everything that keeps `read_screen` from reading the screen, one row each."""
+    """Every problem that prevents `read_screen` from reading the screen, one row each."""
     problems, path = Problems(), Path(cfg.data_dir)
     if take_apart := _format(path, problems):
         _scan(path, cfg, True, take_apart, problems)

@@ -272,7 +272,7 @@ def expected_counts(
     shift: np.ndarray,  # (wells, genes), added to the log mean
     depth: np.ndarray,  # (wells,), UMIs
 ) -> np.ndarray:  # (wells, genes), UMIs; each row sums to its depth
-    """Mean of the counts given what is going on in each well."""
+    """Mean of the counts given the activities in each well."""
     loadings = (genes["program"].to_numpy() == np.array(PROGRAMS)[:, None]) * genes["loading"].to_numpy()
     log_mean = activity.to_numpy() @ loadings
     log_mean += np.log(genes["mean"].to_numpy())
