@@ -6,9 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tcell_drugseq.base.defaults import CorrectionConfig, SimConfig
+from tcell_drugseq.base.defaults import (
+    BiologyConfig,
+    CompareConfig,
+    CorrectionConfig,
+    DataConfig,
+    HitConfig,
+    ImportanceConfig,
+    ModelConfig,
+    RunConfig,
+    SimConfig,
+    TrainConfig,
+)
 from tcell_drugseq.base.settings import InputError
-from tcell_drugseq.data.simulate import simulate_screen
+from tcell_drugseq.data.simulate import simulate_screen, write_simulation
+from tcell_drugseq.pipeline import run
+from tcell_drugseq.training import correction, crossfit
 from tcell_drugseq.training.correction import (
     correct_plates,
     correction_effect,
@@ -161,3 +174,37 @@ def test_surface_never_extrapolates():
     weights = surface_weights(np.array([[3, 1], [3, 11]]), controls)
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-9)
     assert np.abs(weights).sum(axis=1).max() < 3
+
+
+@pytest.mark.parametrize(("folds", "calls"), [(3, 5), (1, 2)])
+def test_a_run_corrects_each_fold_once(folds, calls, tmp_path, monkeypatch):
+    """Three folds, and all wells for the final model and for its predictions; one split, and its baselines."""
+    fitted_on = []
+
+    def counted(screen, fit_on, cfg):
+        fitted_on.append(np.asarray(fit_on, bool).tobytes())
+        return correct_plates(screen, fit_on, cfg)
+
+    for module in (correction, crossfit):
+        monkeypatch.setattr(module, "correct_plates", counted)
+    write_simulation(
+        simulate_screen(SimConfig(n_plates=2, n_compounds=40, n_controls=48, n_genes=100)), tmp_path / "in"
+    )
+    cfg = RunConfig(
+        data=DataConfig(data_dir=str(tmp_path / "in")),
+        model=ModelConfig(d_model=8, n_members=1),
+        train=TrainConfig(epochs=1, folds=folds, num_threads=1),
+        correct=CorrectionConfig("dmso"),
+        compare=CompareConfig(compare_draws=100),
+        hits=HitConfig(hit_draws=500, hit_bootstrap=100),
+        importance=ImportanceConfig(check_importance=False),
+        biology=BiologyConfig(biology=False),
+        out_dir=str(tmp_path / "out"),
+    )
+    screen = run(cfg)
+    assert len(fitted_on) == calls
+    if folds == 1:
+        assert len(set(fitted_on)) == calls
+    else:
+        part_of_wells = [f for f in fitted_on if not all(f)]
+        assert len(part_of_wells) == len(set(part_of_wells)) == folds and len(fitted_on[0]) == screen.n_obs
