@@ -201,11 +201,11 @@ def audit_linear_targets(
         found.append(Finding(name, str(column), r2, LINEAR_FAIL, status, said))
     return found or [not_testable(name, "scores", "no score")]
 
-# %% ../../nbs/07_audit/01_targets.ipynb #6f083925
+# %% ../../nbs/07_audit/01_targets.ipynb #e1dd024c
 DEPTH_FAIL, DEPTH_WARN = 0.7, 0.5  # |Spearman|; for the label |2 AUROC - 1|
 DMSO_CLEAR, MIN_DMSO = 0.3, 10  # below this in as many DMSO wells, depth follows treatment
 
-# %% ../../nbs/07_audit/01_targets.ipynb #e1dd024c
+
 @audit("target follows depth", limits=ON_TARGETS)
 def audit_depth(
     screen: AnnData,  # a Screen
