@@ -126,14 +126,14 @@ SHIFTS = (1.0, 2.0, 3.0)  # SD of DMSO wells
 
 
 def power_of_shift(
-    variances: np.ndarray,  # (K,) of DMSO wells along each component
+    variances: np.ndarray,  # (components,) of DMSO wells along each component
     n_wells: int,  # of a compound
     centre_controls: float,  # controls that make the centre of a well
     p: float,  # to be reached
     shift: float,  # of each well, in SD along one component
     rng: np.random.Generator,
     draws: int = 20_000,
-) -> np.ndarray:  # (K,) 0 to 1
+) -> np.ndarray:  # (components,) 0 to 1
     """Probability that a compound reaches `p` if it shifts its wells along each of the components."""
     noise = rng.standard_normal((draws, len(variances))) ** 2 @ variances
     cut = np.quantile(noise, 1 - p)
@@ -146,7 +146,7 @@ def power_of_shift(
 # %% ../../nbs/07_audit/04_design.ipynb #7c0744b4
 def control_variances(
     screen: AnnData,  # a Screen
-) -> np.ndarray | None:  # (K,) variance of DMSO wells along the components; None where too few are known
+) -> np.ndarray | None:  # (components,) variance of DMSO wells along the components; None where too few are known
     """Spread of DMSO wells around their plates, along the first principal components of the screen."""
     control = screen.obs["is_control"].to_numpy(bool)
     plate = screen.obs["plate"].astype(str).to_numpy() if "plate" in screen.obs else np.full(len(control), "all")
@@ -165,7 +165,7 @@ def control_variances(
         return None
     squares, vectors = np.linalg.eigh(x @ x.T)
     k = min(N_COMPONENTS, int((squares > 1e-9 * squares[-1]).sum()))
-    z = vectors[:, -k:] * np.sqrt(squares[-k:])  # (N, K)
+    z = vectors[:, -k:] * np.sqrt(squares[-k:])  # (N, components)
     return (z[control] ** 2).sum(axis=0)[::-1] / (control.sum() - used)
 
 # %% ../../nbs/07_audit/04_design.ipynb #8aa3e08d

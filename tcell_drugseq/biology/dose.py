@@ -23,7 +23,7 @@ __all__ = ['VERDICTS', 'COLUMNS', 'dose_share', 'curve_values', 'Curve', 'judge_
 
 # %% ../../nbs/09_biology/04_dose.ipynb #52556eb5
 def dose_share(
-    dose: np.ndarray,  # (D,) 0 or more
+    dose: np.ndarray,  # (doses,) 0 or more
     log_ec50: float | np.ndarray,  # log10 of the EC50, in the unit of the dose
     hill: float | np.ndarray,  # slope, above 0
 ) -> np.ndarray:  # 0 at dose 0, 1/2 at the EC50, towards 1 above; shapes are broadcast
@@ -35,13 +35,13 @@ def dose_share(
 
 # %% ../../nbs/09_biology/04_dose.ipynb #0866e411
 def curve_values(
-    dose: np.ndarray,  # (D,)
+    dose: np.ndarray,  # (doses,)
     log_ec50: float,
     hill: float,
     bottom: float,  # without compound
     top: float,  # at any dose that is high enough
     kind: str = "value",  # value, or distance: noise adds in squares
-) -> np.ndarray:  # (D,)
+) -> np.ndarray:  # (doses,)
     """The expected response at each dose."""
     share = dose_share(dose, log_ec50, hill)
     if kind == "value":
@@ -56,10 +56,10 @@ _STEP, _MARGIN = 0.1, 2.0  # of log10 EC50
 class _Wells(NamedTuple):
     """Wells by dose, lowest first."""
 
-    dose: np.ndarray  # (D,)
-    n: np.ndarray  # (D,) wells
-    mean: np.ndarray  # (D,) response
-    within: np.ndarray  # (D,) sum of squares of wells about their dose's mean
+    dose: np.ndarray  # (doses,)
+    n: np.ndarray  # (doses,) wells
+    mean: np.ndarray  # (doses,) response
+    within: np.ndarray  # (doses,) sum of squares of wells about their dose's mean
 
 
 def _by_dose(dose: np.ndarray, response: np.ndarray) -> _Wells:
@@ -75,7 +75,7 @@ def _grid(wells: _Wells) -> np.ndarray:
 
 # %% ../../nbs/09_biology/04_dose.ipynb #e3b352bc
 def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intercept and slope (...) of weighted least squares of y on x (..., D)."""
+    """Intercept and slope (...) of weighted least squares of y on x (..., doses)."""
     total = weight.sum(axis=-1)
     mx, my = (weight * x).sum(axis=-1) / total, (weight * y).sum(axis=-1) / total
     spread = (weight * (x - mx[..., None]) ** 2).sum(axis=-1)
@@ -85,7 +85,7 @@ def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray,
 
 
 def _levels(share: np.ndarray, wells: _Wells, weight: np.ndarray, kind: str) -> tuple[np.ndarray, ...]:
-    """Bottom, top and weighted RSS (E, H) for shares (E, H, D) of the full effect; `weight` (D,) is of one well."""
+    """Bottom, top and weighted RSS (EC50s, slopes) for shares (EC50s, slopes, doses) of the full effect."""
     w, y = np.broadcast_to(weight * wells.n, share.shape), np.broadcast_to(wells.mean, share.shape)
     if kind == "value":
         bottom, span = _line(share, y, w)
@@ -110,8 +110,8 @@ class _Fit(NamedTuple):
 
     params: np.ndarray  # log10 EC50, hill, bottom, top
     rss: float  # weighted residual sum of squares
-    grid: np.ndarray  # (E,) log10 EC50
-    surface: np.ndarray  # (E, H) RSS at each and each slope
+    grid: np.ndarray  # (EC50s,) log10 EC50
+    surface: np.ndarray  # (EC50s, slopes) RSS at each and each slope
 
 
 def _fit(wells: _Wells, weight: np.ndarray, kind: str) -> _Fit:
@@ -141,7 +141,7 @@ def _fit(wells: _Wells, weight: np.ndarray, kind: str) -> _Fit:
 
 # %% ../../nbs/09_biology/04_dose.ipynb #6d3cf75b
 def _profile(surface: np.ndarray) -> np.ndarray:
-    """(E,) smallest RSS of (E, H) over the slopes, by a parabola through the best one and its neighbours."""
+    """(EC50s,) smallest RSS over the slopes, by a parabola through the best one and its neighbours."""
     at = surface.argmin(axis=1)[:, None]
     middle = np.take_along_axis(surface, at, 1)
     left, right = (np.take_along_axis(surface, np.clip(at + k, 0, surface.shape[1] - 1), 1) for k in (-1, 1))
@@ -202,7 +202,7 @@ def _range(low: float, high: float, doses: np.ndarray) -> str:
 # %% ../../nbs/09_biology/04_dose.ipynb #29d91ca0
 def judge_curve(
     curve: Curve,  # fitted, whatever its status
-    doses: np.ndarray,  # (D,) tested ones, lowest first, above 0
+    doses: np.ndarray,  # (doses,) tested ones, lowest first, above 0
     p: float,  # p or q that decides
     alpha: float = 0.05,  # below it the curve is not flat
     unit: str = "uM",

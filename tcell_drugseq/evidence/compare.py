@@ -92,7 +92,7 @@ def _rank_rows(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _correlate_ranks(measured: np.ndarray, predicted: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Correlation (M, b) of mid-ranks with each of M others; all arrays (b, N)."""
+    """Correlation (models, b) of mid-ranks with each of the models; all arrays (b, N)."""
     middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
     a = measured - middle
     own, found = weights * a, []
@@ -110,7 +110,7 @@ def _plate_means(v: np.ndarray, weights: np.ndarray, plates: np.ndarray) -> np.n
 
 
 def _correlate(y: np.ndarray, p: np.ndarray, weights: np.ndarray, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pearson correlation (M, b) around plate means, and the sum of squares (b,) of the measured values."""
+    """Pearson correlation (models, b) around plate means, and the sum of squares (b,) of the measured values."""
     wells = weights @ plates.T  # (b, P)
     mean_y, mean_p = (_plate_means(v, weights, plates) for v in (y, p))
     all_y, all_p = (y**2) @ weights.T, (p**2) @ weights.T
@@ -123,10 +123,10 @@ def _correlate(y: np.ndarray, p: np.ndarray, weights: np.ndarray, plates: np.nda
 # %% ../../nbs/08_evidence/03_compare.ipynb #647fcaf0
 def score_draws(
     measured: np.ndarray,  # (N,)
-    predicted: np.ndarray,  # (M, N) one row per model
+    predicted: np.ndarray,  # (models, N) one row per model
     weights: np.ndarray,  # (b, N) whole numbers: how often each well is drawn
     plate: np.ndarray | None = None,  # (N,) adds the correlations within plates, if there are at least two
-) -> dict[str, np.ndarray]:  # figure -> (M, b), NaN where a draw does not define it
+) -> dict[str, np.ndarray]:  # figure -> (models, b), NaN where a draw does not define it
     """The figures of `score_metrics` in every draw."""
     real = weights.astype(float)
     y, p = measured - measured.mean(), predicted - predicted.mean(axis=1, keepdims=True)
@@ -170,9 +170,9 @@ def _calibration_error(p: np.ndarray, total: np.ndarray, off: np.ndarray) -> np.
 # %% ../../nbs/08_evidence/03_compare.ipynb #ad830e85
 def label_draws(
     label: np.ndarray,  # (N,) 0/1
-    probability: np.ndarray,  # (M, N) one row per model
+    probability: np.ndarray,  # (models, N) one row per model
     weights: np.ndarray,  # (b, N) whole numbers: how often each well is drawn
-) -> dict[str, np.ndarray]:  # figure -> (M, b), NaN where a draw does not define it
+) -> dict[str, np.ndarray]:  # figure -> (models, b), NaN where a draw does not define it
     """Area under ROC and precision-recall curve, Brier score and calibration error in every draw."""
     n, ones = weights.sum(axis=1), (weights @ label).astype(int)
     pairs = np.where((ones > 0) & (ones < n), ones * (n - ones), np.nan)
@@ -289,7 +289,7 @@ class _Question(NamedTuple):
     predicted: np.ndarray  # (M, n)
     plate: np.ndarray | None  # (n,)
 
-    def draw(self, weights: np.ndarray) -> dict[str, np.ndarray]:  # (b, N) -> figure -> (M, b)
+    def draw(self, weights: np.ndarray) -> dict[str, np.ndarray]:  # (b, N) -> figure -> (models, b)
         """All figures in every draw."""
         if self.of_label:
             return label_draws(self.measured, self.predicted, weights[:, self.at])

@@ -27,8 +27,8 @@ class Centres(NamedTuple):
     """Which control wells are the centre for which well."""
 
     level: np.ndarray  # (N,) "plate", "batch" or "all"
-    uses: np.ndarray  # (N, G) one-hot: the centre of each well
-    members: np.ndarray  # (G, C) 0/1: the control wells of each centre
+    uses: np.ndarray  # (N, centres) one-hot: the centre of each well
+    members: np.ndarray  # (centres, controls) 0/1: the control wells of each centre
 
 # %% ../../nbs/04_latent/02_hits.ipynb #44404a5a
 def find_centres(
@@ -52,7 +52,7 @@ def find_centres(
 # %% ../../nbs/04_latent/02_hits.ipynb #00e35a46
 def _control_weights(drawn: np.ndarray, uses: np.ndarray, members: np.ndarray) -> np.ndarray:
     """(S, C) weights of the controls for sets with `drawn` (S, C) controls and `uses` (S, G) wells per centre."""
-    left = members.sum(axis=1) - drawn @ members.T  # (S, G)
+    left = members.sum(axis=1) - drawn @ members.T  # (sets, centres)
     pull = np.divide(uses, left, out=np.where(uses > 0, np.nan, 0.0), where=left > 0)
     return drawn - (1 - drawn) * (pull @ members)
 
@@ -120,7 +120,7 @@ def draw_sets(
     n_wells: int,  # of the compound
     limit: int,  # enumerate up to so many sets, else draw so many
     rng: np.random.Generator,
-) -> np.ndarray:  # (S, n_controls + n_wells) 0/1, the compound's own wells last
+) -> np.ndarray:  # (sets, n_controls + n_wells) 0/1, the compound's own wells last
     """Sets of `n_wells` wells out of controls and own wells; enumerated ones leave out the compound's own set."""
     total = n_controls + n_wells
     if comb(total, n_wells) > limit:
@@ -185,9 +185,9 @@ def compound_p_values(
 class Measured(NamedTuple):
     """What one latent says about compounds, before it is combined with other latents."""
 
-    table: pd.DataFrame  # (K,) by compound: of compound_p_values, and the other columns that precede ranks and q
-    totals: np.ndarray  # (K, Z + 1) summed shifts of each compound in units of `scale`, the activation last
-    noise: np.ndarray  # (C, Z + 1) standardised shifts of the controls, likewise
+    table: pd.DataFrame  # by compound: of compound_p_values, and the other columns that precede ranks and q
+    totals: np.ndarray  # (compounds, Z + 1) summed shifts of each compound in units of `scale`, the activation last
+    noise: np.ndarray  # (controls, Z + 1) standardised shifts of the controls, likewise
 
 
 def _agreement(vectors: np.ndarray) -> float:
