@@ -9,6 +9,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -207,6 +208,42 @@ def test_links_of_the_prose_lead_somewhere():
         text = (ROOT / page).read_text(encoding="utf-8")
         for name in re.findall(r"`(nbs/[\w/]+(?:\.ipynb)?)`", text) + re.findall(r"\]\((?!http)([^)#\s]+)\)", text):
             assert [*ROOT.glob(f"{name}*")] or [*(ROOT / page).parent.glob(name)], (page, name)
+
+
+def sources():
+    """The code of every notebook, those of reports and benchmarks too, and of every file of tests."""
+    for notebook in NOTEBOOKS:
+        yield notebook.name, "\n".join(text_of(cell) for cell in cells(notebook, "code"))
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        yield path.name, path.read_text(encoding="utf-8")
+
+
+def test_whoever_imports_the_package_finds_what_they_name():
+    """A benchmark is not run by any test, so a name that has moved would go unseen there."""
+    for file, code in sources():
+        modules = {}
+        for node in ast.walk(tree := ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").startswith("tcell_drugseq"):
+                home = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert alias.name == "*" or hasattr(home, alias.name), (file, node.module, alias.name)
+                    found = getattr(home, alias.name, None)
+                    if isinstance(found, ModuleType):
+                        modules[alias.asname or alias.name] = found
+        used = {
+            (n.value.id, n.attr)
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+        }
+        for name, attribute in sorted(used):
+            if name in modules and name not in assigned(tree):
+                assert hasattr(modules[name], attribute), (file, name, attribute)
+
+
+def assigned(tree):
+    """Names that are something else somewhere in the code."""
+    stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
 
 
 def test_digest_of_the_package_sees_every_module(tmp_path):

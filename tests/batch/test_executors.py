@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tcell_drugseq import executors
 from tcell_drugseq.base.settings import InputError
+from tcell_drugseq.batch import executors
 from tcell_drugseq.batch.executors import open_executor
 
 HERE = Path(__file__).parent

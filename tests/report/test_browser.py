@@ -125,5 +125,9 @@ def test_an_executed_notebook_opens(tmp_path):
     render_html(notebook, tmp_path / "figures.html", show_code=True)
     found = look_at(tmp_path / "figures.html", tmp_path)
     assert found["console"] == [] and found["requests"] == []
-    assert len(found["widths"]) >= 7 and min(found["widths"]) > 0
-    assert "def plot_losses" in found["text"]
+    outputs = [
+        out.get("data", {}) for cell in json.loads(notebook.read_text())["cells"] for out in cell.get("outputs", [])
+    ]
+    images = sum("image/png" in data for data in outputs)
+    assert len(found["widths"]) == images >= 4 and min(found["widths"]) > 0
+    assert "def plot_latent" in found["text"]
