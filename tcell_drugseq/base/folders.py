@@ -18,10 +18,6 @@ from .settings import InputError
 # %% auto #0
 __all__ = ['MARK', 'PROGRESS', 'check_writable', 'made_folder', 'locked', 'staged_folder']
 
-# %% ../../nbs/00_base/04_folders.ipynb #4cd04fa1
-MARK = "run.yaml"
-PROGRESS = "progress*.pt"  # state of unfinished trainings
-
 # %% ../../nbs/00_base/04_folders.ipynb #0800839a
 def check_writable(
     folder: Path,  # absolute; need not exist
@@ -49,21 +45,6 @@ def made_folder(
             with suppress(OSError):
                 path.rmdir()
         raise
-
-# %% ../../nbs/00_base/04_folders.ipynb #757d1068
-def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
-    for state in work.glob(PROGRESS):
-        state.unlink()
-    if not out.exists():
-        work.rename(out)
-        return
-    new = {p.name for p in work.iterdir()}
-    for path in [p for pattern in (MARK, *replaced) for p in out.glob(pattern)]:
-        if path.name == MARK or path.name not in new:
-            path.unlink()
-    for name in sorted(new, key=lambda n: (n == MARK, n)):
-        os.replace(work / name, out / name)
-    work.rmdir()
 
 # %% ../../nbs/00_base/04_folders.ipynb #02638ba3
 _ORPHANS_DIE_IN = 5  # seconds, more than enough
@@ -105,6 +86,25 @@ def _alone(out: Path, work: Path) -> Iterator[None]:
         if _visible(out) != before:
             raise InputError(f"{out}: another run has just written there; give another out_dir")
         yield
+
+# %% ../../nbs/00_base/04_folders.ipynb #4cd04fa1
+MARK = "run.yaml"
+PROGRESS = "progress*.pt"  # state of unfinished trainings
+
+# %% ../../nbs/00_base/04_folders.ipynb #757d1068
+def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:
+    for state in work.glob(PROGRESS):
+        state.unlink()
+    if not out.exists():
+        work.rename(out)
+        return
+    new = {p.name for p in work.iterdir()}
+    for path in [p for pattern in (MARK, *replaced) for p in out.glob(pattern)]:
+        if path.name == MARK or path.name not in new:
+            path.unlink()
+    for name in sorted(new, key=lambda n: (n == MARK, n)):
+        os.replace(work / name, out / name)
+    work.rmdir()
 
 # %% ../../nbs/00_base/04_folders.ipynb #8e529ff2
 @contextmanager

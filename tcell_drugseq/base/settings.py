@@ -19,21 +19,28 @@ class InputError(ValueError):
     exit_code = 2
 
 # %% ../../nbs/00_base/01_settings.ipynb #8da77c2f
-def option(default: Any, text: str) -> Any:
+def option(
+    default: Any,  # value where nothing is given; its type is that of the setting
+    text: str,  # one line of help
+) -> Any:  # a dataclass field
+    """A setting with its default and its help."""
     return field(default=default, metadata={"help": text})
 
 # %% ../../nbs/00_base/01_settings.ipynb #79e3ca5b
 def check_one_of(name: str, value: Any, allowed: tuple) -> None:
+    """Raise `InputError` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise InputError(f"{name}: found {value!r}, expected one of {', '.join(map(str, allowed))}")
 
-
+# %% ../../nbs/00_base/01_settings.ipynb #07f52361
 def check_at_least(name: str, value: float, low: float) -> None:
+    """Raise `InputError` if `value` is below `low` or no number."""
     if not value >= low:
         raise InputError(f"{name}: found {value}, expected at least {low}")
 
-
+# %% ../../nbs/00_base/01_settings.ipynb #5465bf53
 def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Raise `InputError` if `value` is outside `low` to `high` or no number."""
     if not low <= value <= high:
         raise InputError(f"{name}: found {value}, expected {low} to {high}")
 

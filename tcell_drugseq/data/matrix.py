@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'target_table', 'to_dense', 'well_depth', 'rank_r', 'target_values']
+__all__ = ['Z_NAMES', 'LABEL', 'target_table', 'target_values', 'to_dense', 'rank_r', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -29,38 +29,8 @@ def target_table(
         table = table.assign(activation_old=screen.obs["activation_old"].astype(float))
     return table
 
-
-def to_dense(x: Any) -> np.ndarray:
-    """Matrix as float64, sparse or not."""
-    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
-
-# %% ../../nbs/01_data/02_matrix.ipynb #33e57c7c
-def well_depth(
-    screen: AnnData,  # a Screen
-) -> tuple[np.ndarray, str]:  # (N,) depth and how it was taken
-    """Depth of each well: UMIs where counts are known, else genes detected, else the sum of X."""
-    if "counts" in screen.layers:
-        return np.log1p(to_dense(screen.layers["counts"]).sum(axis=1)), "log UMIs"
-    x = to_dense(screen.X)
-    if (x == 0).mean() > 0.01 and x.min() >= 0:
-        return (x > 0).sum(axis=1).astype(float), "genes detected"
-    return x.sum(axis=1), "the sum of X (neither counts nor zeros are known)"
-
-# %% ../../nbs/01_data/02_matrix.ipynb #7ac62088
-def rank_r(
-    a: np.ndarray,  # (N,)
-    b: np.ndarray,  # (N,)
-) -> float:  # NaN if one is constant, or fewer than three wells have both
-    """Spearman correlation over the pairs without missing values."""
-    from scipy.stats import rankdata
-
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1])
-
 # %% ../../nbs/01_data/02_matrix.ipynb #3242bebb
-Z_NAMES = ("Tscore", "CytoTRACE", "Pseudotime")  # scores that the historical files have standardised, as NAME_z
+Z_NAMES = ("Tscore", "CytoTRACE", "Pseudotime")
 
 # %% ../../nbs/01_data/02_matrix.ipynb #f2e8f77b
 LABEL = "pred_label_prob"
@@ -76,3 +46,33 @@ def target_values(
         if column in screen.obs:
             found[name] = screen.obs[column].to_numpy(dtype=float)
     return found
+
+# %% ../../nbs/01_data/02_matrix.ipynb #7f985d8d
+def to_dense(x: Any) -> np.ndarray:
+    """Matrix as float64, sparse or not."""
+    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
+
+# %% ../../nbs/01_data/02_matrix.ipynb #7ac62088
+def rank_r(
+    a: np.ndarray,  # (N,)
+    b: np.ndarray,  # (N,)
+) -> float:  # NaN if one is constant, or fewer than three wells have both
+    """Spearman correlation over the pairs without missing values."""
+    from scipy.stats import rankdata
+
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1])
+
+# %% ../../nbs/01_data/02_matrix.ipynb #33e57c7c
+def well_depth(
+    screen: AnnData,  # a Screen
+) -> tuple[np.ndarray, str]:  # (N,) depth and how it was taken
+    """Depth of each well: UMIs where counts are known, else genes detected, else the sum of X."""
+    if "counts" in screen.layers:
+        return np.log1p(to_dense(screen.layers["counts"]).sum(axis=1)), "log UMIs"
+    x = to_dense(screen.X)
+    if (x == 0).mean() > 0.01 and x.min() >= 0:
+        return (x > 0).sum(axis=1).astype(float), "genes detected"
+    return x.sum(axis=1), "the sum of X (neither counts nor zeros are known)"
