@@ -33,7 +33,7 @@ def note_progress(
 def read_progress(
     file: str | Path,
 ) -> dict[str, Any]:  # empty before the first note
-    """The last note of a run; one that can't be read counts as none, for it is nothing to stop for."""
+    """The last note of a run; empty if it can't be read, because that is no reason to stop."""
     return read_json_if_any(file)
 
 

@@ -40,7 +40,7 @@ SPLITS = {
 
 # %% ../../nbs/00_base/09_style.ipynb #32d00e35
 def splits_of(results: AnnData) -> list[str]:
-    """The sides of the split that there are wells of, always in the same order."""
+    """The sides of the split that have wells, always in the same order."""
     return [split for split in SPLITS if (results.obs["split"] == split).any()]
 
 # %% ../../nbs/00_base/09_style.ipynb #4e8cadfc
@@ -136,7 +136,7 @@ class Picture:
     plot: Callable[..., Figure]
     section: str  # of `SECTIONS`
     alt: str  # what it shows, in words; {name} stands for `uns[name]` of the results
-    needs: str | Callable[[AnnData], object]  # a table of `uns` that is not empty, or a question to the results
+    needs: str | Callable[[AnnData], object]  # a table of `uns` that is not empty, or a test of the results
     of: Callable[[AnnData], object]  # results -> the argument of `plot`, or a tuple of its arguments
     home: str  # module that it is from
 

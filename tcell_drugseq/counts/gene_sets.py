@@ -38,7 +38,7 @@ def _gmt_lines(path: Path) -> list[str]:
 def read_gmt(
     path: str | Path,  # name, source and genes, tab-separated, one set a line
 ) -> dict[str, GeneSet]:  # by name, in the order of the file
-    """Read gene sets; raises `InputError` for a malformed line, a name that comes twice, or a file without sets."""
+    """Read gene sets; raises `InputError` for a malformed line, a repeated name, or a file without sets."""
     path, problems, sets, seen = Path(path), Problems(), {}, {}
     for number, line in enumerate(_gmt_lines(path), start=1):
         name, *rest = (field.strip() for field in line.split("\t"))

@@ -52,11 +52,11 @@ def name_columns(
     frame: pd.DataFrame,  # a plate map as it was read
     file: str,  # for messages
 ) -> tuple[pd.DataFrame, str]:  # the same with columns by role; unit in the name of the dose
-    """Call columns by their role; two columns of one role raise `InputError`."""
+    """Rename columns to their roles; two columns of one role raise `InputError`."""
     roles = {str(name): role_of(str(name)) for name in frame}
     for role, n in Counter(role for role, _ in roles.values()).items():
         same = [name for name, (r, _) in roles.items() if r == role]
-        if n > 1 and role in same:  # called so exactly: the others keep their names
+        if n > 1 and role in same:  # named exactly so: the others keep their names
             roles |= {name: (name, "") for name in same if name != role}
         elif n > 1:
             refuse(

@@ -49,19 +49,19 @@ class _Draft:
 class Reader(NamedTuple):
     """One kind of count matrix."""
 
-    reads: str  # in words, for whoever brings something else
+    reads: str  # in words, for the message about a file that no reader recognises
     matches: Callable[[Path], bool]  # whether a path is of this kind
     draft: Callable[[Path], _Draft]
 
 
-READERS: dict[str, Reader] = {}  # by what they read, in the order in which they are asked
+READERS: dict[str, Reader] = {}  # by what they read, in the order in which they are tried
 
 
 def reader(
     reads: str,  # as in `Reader`
     matches: Callable[[Path], bool],
 ) -> Callable:  # the function is left as it is
-    """Register the function below as what takes such paths apart."""
+    """Register the decorated function as the reader of such paths."""
 
     def register(draft: Callable[[Path], _Draft]) -> Callable[[Path], _Draft]:
         READERS[reads] = Reader(reads, matches, draft)
@@ -73,12 +73,12 @@ def reader(
 def is_named(
     *endings: str,  # in lower case
 ) -> Callable[[Path], bool]:
-    """Whether a path is a file whose name ends in one of these, however it is written."""
+    """Whether a path is a file whose name ends in one of these, in capitals or not."""
     return lambda path: path.is_file() and path.name.lower().endswith(endings)
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #37fb2365
 def _separator(file: str, text: str) -> str:
-    """Whichever cuts the first line into most fields."""
+    """The separator that splits the first line into the most fields."""
     bare = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
     if (separator := max("\t;,", key=bare.count)) not in bare:
         found = f"one column only ({bare.strip()[:40]!r})"
@@ -344,7 +344,7 @@ def _sum_genes(draft: _Draft) -> None:
 
 
 def _drafted(path: Path) -> _Draft:
-    """Take apart whatever `path` is."""
+    """Read `path` with the first reader that recognises it."""
     for known in READERS.values():
         if known.matches(path):
             return known.draft(path)

@@ -56,7 +56,7 @@ def log_normalise(
 def fit_dispersion(
     counts: AnnData,  # raw counts
     groups: Sequence[str] | np.ndarray | None = None,  # (N,) wells that should be alike: replicates, a plate; None: all
-    min_mean: float = 1.0,  # counts per well that a gene needs to have a say
+    min_mean: float = 1.0,  # counts per well that a gene needs to be included
 ) -> float:  # alpha >= 0; 0: Poisson
     """One overdispersion for the screen; `InputError` where no two wells share a group or no gene is deep enough."""
     s = size_factors(counts)

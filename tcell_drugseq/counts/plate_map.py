@@ -98,7 +98,7 @@ _TRUTH = dict.fromkeys(("true", "1", "yes", "y", "t"), True) | dict.fromkeys(("f
 
 
 def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str]) -> None:
-    """`is_control` by name; a column that says otherwise is an error, one that is no truth value is kept as text."""
+    """Set `is_control` by name; a column that disagrees is an error, one without truth values is kept as text."""
     treated = frame["compound"][~is_empty(frame["compound"])]
     by_name = frame["compound"] == control
     if not by_name.any():
@@ -194,7 +194,7 @@ def set_aside(
     file: str,  # where they are from
     notes: list[str],  # takes what was renamed
 ) -> pd.DataFrame:  # a copy: these columns of the type that a screen wants, or called NAME_given
-    """Rename columns that lack in some well what their name means."""
+    """Rename columns that can't have, in every well, the meaning of their name."""
     obs = obs.copy()
     for name in [name for name in names if name in obs]:
         read, expected = _MEANINGS[name]

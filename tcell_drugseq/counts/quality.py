@@ -233,7 +233,7 @@ def replicate_correlation(
     draws: int = 200,  # random sets in the null of each compound
     seed: int = 614,
 ) -> pd.DataFrame:  # compound, (dose,) wells, rho, null, null_high (95 %), rank (0 to 1), p; two wells or more
-    """Hold the replicates of each compound (and dose) against wells of other compounds of the same plates."""
+    """Compare the replicates of each compound (and dose) with wells of other compounds of the same plates."""
     profiles, plate = _rank_profiles(counts), plate_of(cast(pd.DataFrame, counts.obs))
     obs = cast(pd.DataFrame, counts.obs).assign(at=np.arange(counts.n_obs), compound=counts.obs["compound"].astype(str))
     treated, rng, rows = obs[~obs["is_control"].astype(bool)], np.random.default_rng(seed), []
@@ -255,7 +255,7 @@ def replicate_correlation(
 class Signal(NamedTuple):
     """What the replicates of a screen carry together."""
 
-    auroc: float  # mean rank; 0.5: replicates are no more alike than strangers
+    auroc: float  # mean rank; 0.5: replicates are no more alike than wells of different compounds
     low: float  # 95 % interval
     high: float
     groups: int  # compounds, or compounds and doses
@@ -264,11 +264,11 @@ class Signal(NamedTuple):
 
     @property
     def seen(self) -> bool:
-        """Whether replicates can be told from strangers."""
+        """Whether replicates are more alike than wells of different compounds."""
         return self.low > 0.5 or self.p < 0.05
 
 
-_FEWEST = 5  # compounds, without which a bootstrap over compounds has no width to speak of
+_FEWEST = 5  # compounds, below which a bootstrap over compounds gives no usable interval
 
 
 def replicate_signal(
@@ -359,7 +359,7 @@ def _judge_depth(counts: AnnData, qc: pd.DataFrame) -> dict:
 
 
 def _judge_replicates(signal: Signal | None) -> dict:
-    """Whether replicates can be told from strangers."""
+    """Whether replicates are more alike than wells of different compounds."""
     if signal is None:
         return _finding("replicates", np.nan, 0.5, np.inf, "no compound has replicates: what repeats can't be seen")
     words = f"AUROC {signal.auroc:.2f} ({signal.low:.2f} to {signal.high:.2f}) of replicates against other compounds; "

@@ -122,7 +122,7 @@ def _locate(d: Draft, cfg: DataConfig, problems: Problems) -> None:
             pairs = zip(as_texts(d.kept["row"]), as_texts(d.kept["column"]), strict=True)
             own = known_wells([row + column.removesuffix(".0") for row, column in pairs])
             if own.empty:
-                log.warning("%s: obs columns row and column are passed over: not A to P, 1 to 24", d.place("well")[0])
+                log.warning("%s: obs columns row and column are ignored: not A to P, 1 to 24", d.place("well")[0])
             found = found.assign(**{str(c): own[c].to_numpy() for c in own})
     d.columns = {str(c): found[c].to_numpy() for c in found} | d.columns
 
