@@ -29,7 +29,7 @@ def hash_file(
             digest.update(block)
     return digest.hexdigest()
 
-
+# %% ../../nbs/00_base/06_digests.ipynb #1c8c29e3
 def hash_files(
     folder: str | Path,
 ) -> dict[str, str]:  # path within the folder -> SHA-256; hidden files and folders are left out

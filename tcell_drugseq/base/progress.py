@@ -36,7 +36,7 @@ def read_progress(
     """The last note of a run; empty if it can't be read, because that is no reason to stop."""
     return read_json_if_any(file)
 
-
+# %% ../../nbs/00_base/07_progress.ipynb #d9f9307f
 def describe_progress(
     found: dict[str, Any],  # of read_progress
 ) -> str:

@@ -71,7 +71,7 @@ def signature_place(
     own = re.fullmatch(r"(.+\.gmt):(.+)", name.strip(), re.IGNORECASE)
     return (own[1], own[2]) if own else ("", name.strip())
 
-
+# %% ../../nbs/06_counts/07_gene_sets.ipynb #5309b83a
 def signature(
     name: str,  # a shipped set, or FILE.gmt:NAME
 ) -> GeneSet:

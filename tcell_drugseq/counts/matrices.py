@@ -53,7 +53,7 @@ class Reader(NamedTuple):
     matches: Callable[[Path], bool]  # whether a path is of this kind
     draft: Callable[[Path], _Draft]
 
-
+# %% ../../nbs/06_counts/02_matrices.ipynb #549c2b82
 READERS: dict[str, Reader] = {}  # by what they read, in the order in which they are tried
 
 
@@ -69,7 +69,7 @@ def reader(
 
     return register
 
-
+# %% ../../nbs/06_counts/02_matrices.ipynb #6a616c9c
 def is_named(
     *endings: str,  # in lower case
 ) -> Callable[[Path], bool]:

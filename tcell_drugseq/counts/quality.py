@@ -139,7 +139,7 @@ def plate_of(
     """The plate of each well."""
     return obs["plate"].astype(str).to_numpy() if "plate" in obs else np.full(len(obs), "all wells")
 
-
+# %% ../../nbs/06_counts/05_quality.ipynb #9dadc748
 def place_wells(
     qc: pd.DataFrame,  # of `measure_wells`
     obs: pd.DataFrame,  # of the same wells
@@ -149,7 +149,7 @@ def place_wells(
     places = [name for name in ("compound", "is_control", "plate", "row", "column") if name in obs]
     return qc.join(obs[places]).assign(rule=rule)
 
-
+# %% ../../nbs/06_counts/05_quality.ipynb #883e616a
 def keep_wells(
     counts: AnnData,  # raw counts; obs: compound, is_control, if known plate
     cfg: ScreenConfig = ScreenConfig(),  # min_umis, min_detected, max_mito, max_top, outlier_mads
@@ -267,7 +267,7 @@ class Signal(NamedTuple):
         """Whether replicates are more alike than wells of different compounds."""
         return self.low > 0.5 or self.p < 0.05
 
-
+# %% ../../nbs/06_counts/05_quality.ipynb #197a02e6
 _FEWEST = 5  # compounds, below which a bootstrap over compounds gives no usable interval
 
 

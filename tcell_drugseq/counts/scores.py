@@ -114,7 +114,7 @@ def depth_correlation(
     ranks = pd.DataFrame({"score": np.asarray(score, float), "umis": np.asarray(umis, float)}).rank()
     return 0.0 if (ranks.std() == 0).any() else float(ranks.corr().to_numpy()[0, 1])
 
-
+# %% ../../nbs/06_counts/08_scores.ipynb #7ba8cd64
 def cyto_trace(
     x: AnnData,  # counts in layers["counts"], else in X
     n_genes: int = 200,  # genes that stand in for the number of genes detected

@@ -145,7 +145,7 @@ def dose_series(
     """The doses of every compound."""
     return cfg.top_dose / cfg.dose_step ** np.arange(cfg.n_doses)
 
-
+# %% ../../nbs/01_data/05_simulate.ipynb #fb513ead
 def draw_curves(
     compounds: pd.DataFrame,  # truth of draw_compounds
     cfg: SimConfig,  # n_doses, top_dose, dose_step
