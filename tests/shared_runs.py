@@ -11,7 +11,7 @@ import pytest
 def call(*args, cwd=None):
     """The command line in a process of its own, imports and all."""
     command = [sys.executable, "-m", "tcell_drugseq", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=cwd)
 
 
 SERVER = """
@@ -28,7 +28,7 @@ for line in sys.stdin:
     if child := os.fork():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
-    signal.alarm(300)
+    signal.alarm(500)
     os.chdir(cwd)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (1, 2):
