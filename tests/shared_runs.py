@@ -1,8 +1,9 @@
-"""What more than one file of tests needs to run: the command line, in processes that start at once."""
+"""What more than one file of tests needs: the command line, in processes that start at once, and a small disk."""
 
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def call(*args, cwd=None):
 SERVER = """
 import json, os, signal, sys, traceback
 import captum.attr, graspologic_native, gseapy, pydeseq2.dds, pydeseq2.ds, safetensors.torch, scanpy, sklearn.neighbors
-import lightning_fabric, matplotlib.pyplot, seaborn, torch, typer._adapters
+import lightning_fabric, matplotlib.pyplot, seaborn, torch
 import importlib, pkgutil, tcell_drugseq
 from tcell_drugseq import cli
 for module in pkgutil.walk_packages(tcell_drugseq.__path__, "tcell_drugseq."):
@@ -65,3 +66,16 @@ def fork(tmp_path_factory):
 def tree(folder):
     """Every file below a folder, with what it holds."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@contextmanager
+def disk(path: Path, size: str):
+    """A file system of its own; skipped where it can't be made."""
+    path.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)

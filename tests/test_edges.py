@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import anndata
@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from shared_runs import disk
 
 from tcell_drugseq.base.defaults import RunConfig, SimConfig
 from tcell_drugseq.base.files import NoSpaceError, write_json, write_yaml, written_whole
@@ -180,19 +181,6 @@ def test_a_figure_that_fails_leaves_the_files_of_the_training(fork, tmp_path):
 
 
 # A full disk
-
-
-@contextmanager
-def disk(path, size):
-    """A file system of its own; skipped where it can't be made."""
-    path.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 def write_figure(path):

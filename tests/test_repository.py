@@ -1,6 +1,7 @@
 """What has to hold of the repository itself: chapters, faces, imports, links, generated files."""
 
 import ast
+import functools
 import importlib
 import json
 import re
@@ -55,23 +56,25 @@ def chapter_of(module):
     return module.split(".")[0] if module.split(".")[0] in CHAPTERS else ""
 
 
+@functools.cache
 def imports(path):
     """(module, name) of everything that a module takes from this package, at its top, in functions, for types."""
-    here = module_of(path).split(".")[:-1]
+    here, found = module_of(path).split(".")[:-1], []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue
         if node.level:
             base = here[: len(here) - node.level + 1]
         elif (node.module or "").split(".")[0] == "tcell_drugseq":
-            base = node.module.split(".")[1:]
-            node.module = ""
+            base = []
         else:
             continue
-        module = ".".join([*base, *filter(None, (node.module or "").split("."))])
+        named = (node.module or "").removeprefix("tcell_drugseq").split(".")
+        module = ".".join([*base, *filter(None, named)])
         for alias in node.names:  # `from . import design` names a module
             inner = f"{module}.{alias.name}".strip(".")
-            yield (inner, "") if inner in ORDER else (module, alias.name)
+            found.append((inner, "") if inner in ORDER else (module, alias.name))
+    return found
 
 
 def test_one_version():

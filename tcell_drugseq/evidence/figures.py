@@ -23,6 +23,7 @@ from tcell_drugseq.base.style import (
     picture,
     splits_of,
 )
+from .baselines import BASELINES
 from .metrics import metric, predicted_scores
 
 if TYPE_CHECKING:
@@ -89,9 +90,6 @@ def plot_label(
     return fig
 
 # %% ../../nbs/08_evidence/07_figures.ipynb #8dacc357
-_ORDER = ("transformer", "ridge", "pls", "knn", "trees", "depth", "position", "shuffled", "mean", "replicates")
-
-
 @picture(
     "baselines",
     alt="R2 and AUROC of the transformer and of simpler models",
@@ -104,10 +102,12 @@ def plot_baselines(
     """Draw every model's figure with its interval."""
     shown = table[table["metric"].isin(["R2", "AUROC"]) & table["value"].notna()]
     targets = list(dict.fromkeys(shown["target"]))
+    rivals = [b.name for b in BASELINES.values() if not b.mark]
+    order = ["transformer", *rivals, "depth", "position", "shuffled", "mean", "replicates"]
     fig, axes = new_figure(len(targets), ncols=2, height=2.7)
     for ax, target in zip(axes, targets, strict=True):
         rows = shown[shown["target"] == target].set_index("model")
-        rows = rows.loc[[*(m for m in _ORDER if m in rows.index), *(m for m in rows.index if m not in _ORDER)]]
+        rows = rows.loc[sorted(rows.index, key=lambda m: order.index(m) if m in order else len(order))]
         rows[["low", "high"]] = rows[["low", "high"]].apply(lambda c, known=rows["value"]: c.fillna(known))
         place = np.arange(len(rows))
         colours = [{"transformer": VAL_COLOUR, "replicates": TRAIN_COLOUR}.get(m, DARK) for m in rows.index]

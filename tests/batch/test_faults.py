@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from shared_runs import disk
 
 from tcell_drugseq.base.defaults import SimConfig
 from tcell_drugseq.base.files import write_yaml
@@ -212,19 +213,6 @@ def test_killed_around_a_checkpoint(night, undisturbed, tmp_path, moment):
     print(f"killed {hit} times {moment} writes of the state")
     assert hit
     assert_finishes(night, reports, undisturbed)
-
-
-@contextmanager
-def disk(path: Path, size: str):
-    """A file system of its own; skipped where it can't be made."""
-    path.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
