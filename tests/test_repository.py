@@ -213,6 +213,15 @@ def test_links_of_the_prose_lead_somewhere():
             assert [*ROOT.glob(f"{name}*")] or [*(ROOT / page).parent.glob(name)], (page, name)
 
 
+@pytest.mark.parametrize("script", [".ci/run", "Makefile"])
+def test_what_a_script_names_is_there(script):
+    """Neither is run by a test, so a file that has moved would go unseen until the last line of CI."""
+    named = re.findall(r"(?<![\w/.])(?:tests|nbs|reports/\w+\.yaml|data/README)[\w./-]*", (ROOT / script).read_text())
+    assert named
+    for name in named:
+        assert (ROOT / name).exists() or name == "reports/bench", (script, name)
+
+
 def sources():
     """The code of every notebook, those of reports and benchmarks too, and of every file of tests."""
     for notebook in NOTEBOOKS:
