@@ -110,6 +110,8 @@ if TYPE_CHECKING:
         read_column as read_column,
         read_numbers as read_numbers,
         refuse as refuse,
+        several_spellings as several_spellings,
+        spelling_key as spelling_key,
         without_apostrophe as without_apostrophe,
         write_csv as write_csv,
     )
@@ -200,6 +202,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_column",
             "read_numbers",
             "refuse",
+            "several_spellings",
+            "spelling_key",
             "without_apostrophe",
             "write_csv",
         ],

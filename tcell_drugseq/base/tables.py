@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,8 +21,8 @@ from .files import written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['NUMBER', 'quote_some', 'refuse', 'Problems', 'decode', 'data_row', 'read_numbers', 'read_column', 'write_csv',
-           'escape_formulas', 'without_apostrophe']
+__all__ = ['NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'refuse', 'Problems', 'decode', 'data_row',
+           'read_numbers', 'read_column', 'write_csv', 'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -30,6 +31,28 @@ def quote_some(
 ) -> str:  # the first of them, and how many more there are
     """Quote the first few names, so that a blank or a quote in a name is visible."""
     return ", ".join(repr(name)[:60] for name in names[:n]) + (f", and {len(names) - n} more" if len(names) > n else "")
+
+# %% ../../nbs/00_base/05_tables.ipynb #8ac272c8
+_ALIKE = str.maketrans("\u2212\u2018\u2019\u201b\u2032\u02bc", "-" + "'" * 5)  # a minus sign, curly quotes, a prime
+
+
+def spelling_key(
+    name: str,  # of a compound
+) -> str:  # equal for two spellings of one name
+    """A name as it is compared: one case, one encoding of each character, no character without width."""
+    text = unicodedata.normalize("NFKC", name.translate(_ALIKE))
+    kinds = [(c, unicodedata.category(c)) for c in text]
+    return " ".join("".join("-" if kind == "Pd" else c for c, kind in kinds if kind != "Cf").split()).casefold()
+
+# %% ../../nbs/00_base/05_tables.ipynb #b6f63f3e
+def several_spellings(
+    names: Iterable[str],  # of compounds, repeated or not
+) -> list[list[str]]:  # for each name with more than one spelling: all of them, in their order
+    """Names that differ in nothing that a reader of the page relies on."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault(spelling_key(name), []).append(name)
+    return [spelled for spelled in alike.values() if len(spelled) > 1]
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
 def refuse(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..base.tables import data_row, quote_some, refuse
+from ..base.tables import data_row, quote_some, refuse, several_spellings
 from .map_tables import NAMES, name_columns, parse_doses, read_map_table
 from ..data.wells import known_wells
 
@@ -105,9 +105,9 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str])
         common = ", ".join(f"{name!r} ({n})" for name, n in Counter(treated).most_common(5)) or "no compound at all"
         found, expected = f"no well of {control!r}; most frequent: {common}", "control wells (setting `control`)"
         refuse(file, "compound", found, expected)
-    near = [c for c in treated.unique() if c != control and c.strip().casefold() == control.strip().casefold()]
-    if near:
-        refuse(file, "compound", f"{quote_some(near)} beside the control {control!r}", "one spelling of the control")
+    if spelled := several_spellings(treated):
+        wanted = f"one spelling of the {'control' if control in spelled[0] else 'compound'}"
+        refuse(file, "compound", f"{quote_some(spelled[0])}, which read as one name", wanted)
     if "is_control" in frame:
         said = frame["is_control"].str.strip().str.casefold()
         if not said.isin(list(_TRUTH)).all():

@@ -88,24 +88,66 @@ FILES = {
 }
 SIMULATED = "simulated.yaml"
 
+# %% ../../nbs/01_data/03_drafts.ipynb #b68c5a57
+_TABLES = {".csv", ".tsv", ".txt", ".xls", ".xlsx", ".parquet", ".gz", ".zip"}  # what a misnamed part may be
+_NEAR = 0.7  # likeness of two names, 0 to 1
 
-def _find_files(folder: Path, need_targets: bool, problems: Problems) -> dict[str, Path]:
-    """The files of a bundle by part; those needed and absent are problems."""
+
+def _plain(name: str) -> str:
+    """The letters and digits of a table's name; empty for other files."""
+    stem = name
+    while Path(stem).suffix.lower() in _TABLES:
+        stem = Path(stem).stem
+    return re.sub(r"[^a-z0-9]", "", stem.lower()) if stem != name or "." not in name else ""
+
+
+def _nearest(name: str) -> str | None:
+    """The part of a bundle whose file is called most like this one, if any is."""
+    likeness = {
+        part: max(difflib.SequenceMatcher(None, _plain(name), _plain(own)).ratio() for own in names)
+        for part, names in FILES.items()
+    }
+    part = max(likeness, key=likeness.__getitem__)
+    return part if likeness[part] >= _NEAR else None
+
+
+def _name_unread(folder: Path, names: Sequence[str]) -> None:
+    """Name the tables of a folder that no part of a bundle is read from."""
+    read = {name for own in FILES.values() for name in own}
+    truth = (folder / SIMULATED).exists()
+    tables = [name for name in names if ".csv" in name.lower() and name not in read]
+    if unread := [name for name in tables if not (truth and name.startswith("truth_"))]:
+        log.warning("%s: not read: %s", folder.name, quote_some(unread))
+
+# %% ../../nbs/01_data/03_drafts.ipynb #90167140
+def _find_files(folder: Path, left_out: set[str], need_targets: bool, problems: Problems) -> dict[str, Path]:
+    """The files of a bundle by part; those needed and absent, and those that may be misnamed, are problems."""
     if not folder.is_dir():
         problems.add(str(folder), "", "no such folder", "a folder with the CSV bundle")
         return {}
-    found = {}
+    try:
+        there = sorted(path.name for path in folder.iterdir())
+    except OSError as e:
+        problems.add(str(folder), "", e.strerror or str(e), "a folder that can be read")
+        return {}
+    needed = ("gene", "well", "compound") if need_targets else ("gene",)
+    found, others = {}, [name for name in there if not name.startswith(".")]
     for part, names in FILES.items():
-        there = [name for name in names if (folder / name).exists()]
-        if there:
-            found[part] = folder / there[0]
-        elif part in (("gene", "well", "compound") if need_targets else ("gene",)):
+        if part in left_out:
+            continue
+        own = [name for name in names if name in there]
+        if own:
+            found[part] = folder / own[0]
+        elif near := [name for name in others if _nearest(name) == part]:
+            problems.add(near[0], "", "a file that is not read under this name", f"{names[0]}, or it in another folder")
+        elif part in needed:
             problems.add(names[0], "", "no such file", f"it in the folder {folder.name}")
-        if len(there) > 1:
-            problems.add(there[0], "", f"{there[1]} beside it", "one of the two")
+        if len(own) > 1:
+            problems.add(own[0], "", f"{own[1]} beside it", "one of the two")
     if need_targets and not {"label", "score"} & set(found):
         expected = f"at least one of them in the folder {folder.name}"
         problems.add("labels_cls.csv", "", "neither it nor scores_3_z.csv", expected)
+    _name_unread(folder, others)
     return found
 
 # %% ../../nbs/01_data/03_drafts.ipynb #ae7858ea
@@ -158,10 +200,8 @@ def draft_bundle(
     problems: Problems,  # takes what is wrong
 ) -> Draft:  # what could be read
     """Read the parts of a bundle."""
-    files = _find_files(folder, need_targets, problems)
-    for part in ("label", "cluster", "activation_old", "dose"):
-        if getattr(cfg, part) == "":
-            files.pop(part, None)
+    left_out = {part for part in ("label", "cluster", "activation_old", "dose") if getattr(cfg, part) == ""}
+    files = _find_files(folder, left_out, need_targets, problems)
     for part in ("compound", "well", "plate", "batch", "label", "cluster", "activation_old", "dose", "layer"):
         if getattr(cfg, part) not in ("", getattr(DataConfig(), part)):
             problems.add(folder.name, f"setting {part!r}", repr(getattr(cfg, part)), "it with an .h5ad file only")

@@ -19,7 +19,7 @@ import pandas as pd
 from ..base.defaults import DataConfig
 from ..base.files import write_yaml
 from ..base.settings import InputError
-from ..base.tables import Problems, quote_some, write_csv
+from ..base.tables import Problems, quote_some, several_spellings, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .wells import NO_POSITION, known_wells, parse_wells, pattern_wells  # noqa: F401
 
@@ -63,10 +63,9 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             f"no well of {control!r}; most frequent: {common}",
             "control wells (setting `control`)",
         )
-    near = [c for c in compounds if c != control and c.strip().casefold() == control.strip().casefold()]
-    if near and control in compounds:
-        found = f"{quote_some(near)} beside the control {control!r}"
-        problems.add(*d.place("compound"), found, "one spelling of the control")
+    for spelled in several_spellings(compounds):
+        wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
+        problems.add(*d.place("compound"), f"{quote_some(spelled)}, which read as one name", wanted)
     classes = Counter(_LABELS.get(text) for text in d.columns.get("label", []))
     if classes and None not in classes and min(classes[0], classes[1]) < 2:
         problems.add(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..base.defaults import TrainConfig
 from ..base.settings import InputError
+from ..base.tables import spelling_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,7 +47,7 @@ def well_groups(
     screen: AnnData,
     column: str,  # compound or another obs column; random: every well by itself
 ) -> np.ndarray:  # (N,) name of the group of each well
-    """The group of each well; raises `InputError` for a column that the screen lacks."""
+    """The group of each well, one for all spellings of a compound; `InputError` for a column that the screen lacks."""
     if column == "random":
         return screen.obs_names.to_numpy().astype(object)
     if column not in screen.obs:
@@ -54,6 +55,8 @@ def well_groups(
         raise InputError(f"split: no column {column!r} in this screen; expected one of {known}")
     groups = screen.obs[column].astype(str).to_numpy().astype(object)
     if column == "compound":
+        first: dict[str, str] = {}
+        groups = np.array([first.setdefault(spelling_key(name), name) for name in groups], dtype=object)
         control = screen.obs["is_control"].to_numpy()
         groups[control] = [f"control well {well}" for well in screen.obs_names[control]]
     return groups

@@ -122,7 +122,7 @@ BAD_MAPS = {
     "another spelling": (
         with_rows("A02,dmso ,"),
         "DMSO",
-        ["map.csv: compound: found 'dmso ' beside the control 'DMSO'", "expected one spelling"],
+        ["map.csv: compound: found 'DMSO', 'dmso ', which read as one name", "expected one spelling of the control"],
     ),
     "twin wells": (
         with_rows("A01,x,1"),

@@ -123,6 +123,20 @@ WELLS = make_screen().obs_names.tolist()
 FINITE = "expected a finite number"
 UTF8 = "expected a CSV saved as UTF-8"
 HAS = "expected 24, as many as expr_mat.csv has"
+
+
+def renamed(name: str, other: str) -> Callable:
+    return lambda folder: (folder / name).rename(folder / other)
+
+
+def linked(name: str, target: str) -> Callable:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    return spoil
+
+
 BAD = {
     "missing": (without("meta_id.csv"), ["meta_id.csv", "no such file", "expected it in the folder bundle"]),
     "no expression": (without("expr_mat.csv"), ["expr_mat.csv", "no such file"]),
@@ -215,6 +229,23 @@ BAD = {
         raw("e.activation_score_old.csv", b"x\n"),
         ["activation_score_old.csv", "e.activation", "one of the two"],
     ),
+    "spellings": (
+        column("meta_id.csv", ["DMSO", "Caf\u00e9", "Cafe\u0301 "] * 8),
+        ["meta_id.csv", "'Caf\u00e9', 'Cafe\u0301 '", "read as one name", "one spelling of the compound"],
+    ),
+    "control's spellings": (
+        column("meta_id.csv", ["DMSO", "dmso", "NAD+"] * 8),
+        ["meta_id.csv", "'DMSO', 'dmso'", "one spelling of the control"],
+    ),
+    "misnamed label": (renamed("labels_cls.csv", "label_cls.csv"), ["label_cls.csv", "not read", "labels_cls.csv"]),
+    "misnamed activation": (
+        renamed("activation_score_old.csv", "activation_old.csv"),
+        ["activation_old.csv", "not read", "activation_score_old.csv"],
+    ),
+    "misnamed cluster": (renamed("cluster_id.csv", "Cluster_ID.csv"), ["Cluster_ID.csv", "not read", "cluster_id.csv"]),
+    "scores as a workbook": (renamed("scores_3_z.csv", "scores.xlsx"), ["scores.xlsx", "not read", "scores_3_z.csv"]),
+    "a link to itself": (linked("cluster_id.csv", "cluster_id.csv"), ["cluster_id.csv", "symbolic links"]),
+    "a link to nothing": (linked("cluster_id.csv", "gone.csv"), ["cluster_id.csv", "No such file"]),
     "activation": (
         cell("activation_score_old.csv", 7, 0, "inf"),
         ["activation_score_old.csv", "data row 7", "'inf'", FINITE],
@@ -258,6 +289,16 @@ def test_bad_bundle(bundle: Path, name: str):
     for part in (first["file"], first["where"], first["found"], first["expected"]):
         assert part in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_tables_that_are_not_read_are_named(bundle: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("plate_layout.csv", "labels_cls_v2.csv", "cluster_id.csv.bak", "notes.txt", "truth_wells.csv"):
+        (bundle / name).write_text("x\n")
+    read_bundle(bundle)
+    named = "not read: 'cluster_id.csv.bak', 'labels_cls_v2.csv', 'plate_layout.csv', 'truth_wells.csv'"
+    assert [r.getMessage() for r in caplog.records] == [f"bundle: {named}"]
+    (bundle / "cluster_id.csv").rename(bundle / "Cluster.csv")
+    assert "cluster" not in read_bundle(bundle, DataConfig(cluster="")).obs  # left out by the user
 
 
 def test_all_problems_at_once(bundle: Path):
