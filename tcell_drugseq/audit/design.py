@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..base.defaults import HitConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
+from ..base.tables import quote_some, several_spellings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,9 +23,9 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
-           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_controls', 'smallest_p', 'audit_smallest_q',
-           'power_of_shift', 'control_variances', 'audit_power', 'audit_compound_plates', 'cramers_v',
-           'audit_plate_targets']
+           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'smallest_p',
+           'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power', 'audit_compound_plates',
+           'cramers_v', 'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
 def wells_per_compound(
@@ -58,6 +59,21 @@ def audit_replicates(
     else:
         status = "pass"
     return [Finding(name, what, single, 0.0, status, said)]
+
+# %% ../../nbs/07_audit/04_design.ipynb #d4040d46
+@audit("spellings", limits=["ranking"])
+def audit_spellings(
+    screen: AnnData,  # a Screen
+    seed: int = 614,  # not used
+) -> list[Finding]:  # one
+    """How many compounds are spelled in more than one way?"""
+    names = screen.obs["compound"].astype(str)[~screen.obs["is_control"].to_numpy(bool)]
+    if names.empty:
+        return [not_testable("spellings", "compounds", "no treated well")]
+    spelled = several_spellings(names)
+    said = "; ".join(quote_some(same) for same in spelled[:3]) + "; ..." * (len(spelled) > 3)
+    said += ": one compound each? Replicates under another name are not counted" if spelled else "each has one spelling"
+    return [Finding("spellings", "compounds", float(len(spelled)), 0.0, "warn" if spelled else "pass", said)]
 
 # %% ../../nbs/07_audit/04_design.ipynb #a2623188
 MIN_CONTROLS = 2  # in the whole screen

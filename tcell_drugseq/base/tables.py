@@ -38,20 +38,23 @@ _ALIKE = str.maketrans("\u2212\u2018\u2019\u201b\u2032\u02bc", "-" + "'" * 5)  #
 
 def spelling_key(
     name: str,  # of a compound
+    cased: bool = False,  # capitals tell two names apart
 ) -> str:  # equal for two spellings of one name
-    """A name as it is compared: one case, one encoding of each character, no character without width."""
+    """A name as it is compared: one encoding of each character, no character without width."""
     text = unicodedata.normalize("NFKC", name.translate(_ALIKE))
     kinds = [(c, unicodedata.category(c)) for c in text]
-    return " ".join("".join("-" if kind == "Pd" else c for c, kind in kinds if kind != "Cf").split()).casefold()
+    plain = " ".join("".join("-" if kind == "Pd" else c for c, kind in kinds if kind != "Cf").split())
+    return plain if cased else plain.casefold()
 
 # %% ../../nbs/00_base/05_tables.ipynb #b6f63f3e
 def several_spellings(
     names: Iterable[str],  # of compounds, repeated or not
+    cased: bool = False,  # capitals tell two names apart
 ) -> list[list[str]]:  # for each name with more than one spelling: all of them, in their order
     """Names that differ in nothing that a reader of the page relies on."""
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        alike.setdefault(spelling_key(name), []).append(name)
+        alike.setdefault(spelling_key(name, cased), []).append(name)
     return [spelled for spelled in alike.values() if len(spelled) > 1]
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
@@ -241,7 +244,10 @@ def write_csv(
         raise InputError(f"{path}: can't be written: {e.strerror or e}") from e
 
 # %% ../../nbs/00_base/05_tables.ipynb #18a1325e
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet executes a cell that begins like this
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet may execute a cell: blanks before it are dropped, and full-width signs count."""
+    first = unicodedata.normalize("NFKC", text.lstrip()[:1])
+    return text.startswith(("\t", "\r")) or first in ("=", "+", "-", "@")
 
 
 def _is_number(text: str) -> bool:
@@ -260,7 +266,7 @@ def escape_formulas(
 
     def calm(value: object) -> object:
         # also after existing apostrophes, or they could not be told apart
-        runs = isinstance(value, str) and value.lstrip("'").startswith(_FORMULA) and not _is_number(value)
+        runs = isinstance(value, str) and _is_formula(value.lstrip("'")) and not _is_number(value)
         return f"'{value}" if runs else value
 
     return table.assign(**{column: table[column].astype(object).map(calm) for column in texts})
@@ -270,4 +276,4 @@ def without_apostrophe(
     text: str,  # a cell of an exported table
 ) -> str:
     """Remove the apostrophe that `escape_formulas` put before a name."""
-    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(_FORMULA) else text
+    return text[1:] if text[:1] == "'" and _is_formula(text.lstrip("'")) else text

@@ -105,9 +105,12 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str])
         common = ", ".join(f"{name!r} ({n})" for name, n in Counter(treated).most_common(5)) or "no compound at all"
         found, expected = f"no well of {control!r}; most frequent: {common}", "control wells (setting `control`)"
         refuse(file, "compound", found, expected)
-    if spelled := several_spellings(treated):
-        wanted = f"one spelling of the {'control' if control in spelled[0] else 'compound'}"
-        refuse(file, "compound", f"{quote_some(spelled[0])}, which read as one name", wanted)
+    unseen = several_spellings(treated, cased=True)
+    for spelled in several_spellings(treated):
+        if control in spelled or any(set(same) <= set(spelled) for same in unseen):
+            wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
+            refuse(file, "compound", f"{quote_some(spelled)}, which read as one name", wanted)
+        notes.append(f"{file}: {quote_some(spelled)} are taken for different compounds")
     if "is_control" in frame:
         said = frame["is_control"].str.strip().str.casefold()
         if not said.isin(list(_TRUTH)).all():

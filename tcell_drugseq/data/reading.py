@@ -63,9 +63,13 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             f"no well of {control!r}; most frequent: {common}",
             "control wells (setting `control`)",
         )
+    unseen = several_spellings(compounds, cased=True)
     for spelled in several_spellings(compounds):
-        wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
-        problems.add(*d.place("compound"), f"{quote_some(spelled)}, which read as one name", wanted)
+        if control in spelled or any(set(same) <= set(spelled) for same in unseen):
+            wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
+            problems.add(*d.place("compound"), f"{quote_some(spelled)}, which read as one name", wanted)
+        else:
+            log.warning("%s: %s are taken for different compounds", d.place("compound")[0], quote_some(spelled))
     classes = Counter(_LABELS.get(text) for text in d.columns.get("label", []))
     if classes and None not in classes and min(classes[0], classes[1]) < 2:
         problems.add(

@@ -301,6 +301,12 @@ def test_tables_that_are_not_read_are_named(bundle: Path, caplog: pytest.LogCapt
     assert "cluster" not in read_bundle(bundle, DataConfig(cluster="")).obs  # left out by the user
 
 
+def test_names_that_differ_in_capitals_alone_are_two_compounds_and_said(bundle: Path, caplog: pytest.LogCaptureFixture):
+    column("meta_id.csv", ["DMSO", "Curcumin", "curcumin"] * 8)(bundle)
+    assert set(read_bundle(bundle).obs["compound"]) == {"DMSO", "Curcumin", "curcumin"}
+    assert "meta_id.csv: 'Curcumin', 'curcumin' are taken for different compounds" in caplog.text
+
+
 def test_all_problems_at_once(bundle: Path):
     for name in ("missing", "label 2", "twin wells", "expr_mat.csv abc", "scores_3_z.csv 1e400"):
         BAD[name][0](bundle)
