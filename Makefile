@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait spin briefly, then sleep, as the command line sets it: quick alone, and not ruinous on a busy machine.
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: report test types bench setup lab clean
+.PHONY: report test types fuzz bench setup lab clean
 
 report: setup data/simulated
 	$(BIN)/tcell-drugseq report reports/default.yaml --overwrite
@@ -18,6 +18,11 @@ test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/nbdev-test $(NOTEBOOKS) --flags slow --n-workers 2
 	$(if $(TESTS),$(BIN)/pytest $(TESTS) --numprocesses 2 --dist loadfile --no-loadscope-reorder)
+
+# `make fuzz TRIALS=1000` gives so many mutated inputs to the commands and prints, by kind, what became of them.
+TRIALS ?= 1000
+fuzz: setup
+	$(BIN)/python tests/mutations.py --trials $(TRIALS)
 
 types: setup
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
