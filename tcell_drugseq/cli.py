@@ -7,6 +7,7 @@ __all__ = ['app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwri
            'Commands', 'run', 'predict', 'simulate', 'screen', 'validate', 'audit', 'report', 'batch', 'main']
 
 # %% ../nbs/91_cli.ipynb #14cb4963
+import atexit
 import inspect
 import logging
 import os
@@ -108,7 +109,7 @@ class Commands(TyperGroup):
             how, number = (
                 ("terminated", signal.SIGTERM) if isinstance(e, Terminated) else ("interrupted", signal.SIGINT)
             )
-            typer.echo(f"{how}; {_GOES_ON.get(str(ctx.invoked_subcommand), 'nothing was written')}", err=True)
+            typer.echo(f"{how}; {_GOES_ON.get(str(ctx.invoked_subcommand), 'nothing is half-written')}", err=True)
             raise typer.Exit(128 + number) from None
 
 # %% ../nbs/91_cli.ipynb #7dd8c769
@@ -373,6 +374,7 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when PyTorch is imported, here and in kernels
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     try:
         app()
     except InputError as e:

@@ -115,7 +115,7 @@ def execute_notebook(
     try:
         with needs_space(out), _sockets() as sockets, open(said, "w", encoding="utf-8") as log_to:
             over_files = {"transport": "ipc", "ip": f"{sockets}/k"} if os.name == "posix" else {}
-            config = Config(KernelManager=over_files)
+            config = Config(KernelManager={"connection_file": f"{sockets}/kernel.json", **over_files})
             config.NotebookClient.extra_arguments = ["--log-level=50"]  # a kernel that is stopped shows no traceback
             options |= {"config": config, "stdout_file": log_to, "stderr_file": log_to}
             papermill.execute_notebook(str(notebook), str(running), dict(params), **options)
