@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait spin briefly, then sleep, as the command line sets it: quick alone, and not ruinous on a busy machine.
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: report test types fuzz bench setup lab clean
+.PHONY: report test types fuzz faults bench setup lab clean
 
 report: setup data/simulated
 	$(BIN)/tcell-drugseq report reports/default.yaml --overwrite
@@ -20,9 +20,8 @@ test: setup
 	$(if $(TESTS),$(BIN)/pytest $(TESTS) --numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
 # `make fuzz TRIALS=1000` gives so many mutated inputs to the commands and prints, by kind, what became of them.
-TRIALS ?= 1000
 fuzz: setup
-	$(BIN)/python tests/mutations.py --trials $(TRIALS)
+	$(BIN)/python tests/mutations.py --trials $(or $(TRIALS),1000)
 
 types: setup
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -42,6 +41,12 @@ bench: setup
 	    render_html(out + ".ipynb", out + ".html")' nbs/bench/$$name.ipynb reports/bench/$$name || exit 1; \
 	  echo "$$name: $$(( $$(date +%s) - begun )) s:" $$(ls reports/bench/$$name.html reports/bench/$$name.json 2>/dev/null); \
 	done
+
+# SIGKILL, SIGTERM and a full disk at random moments of run, screen, report and batch, TRIALS times each: a minute or so
+# for each of the twelve. The same call goes on where another was stopped.
+faults: setup
+	@mkdir -p build
+	$(BIN)/python tests/fault_trials.py --trials $(or $(TRIALS),30) --out build/faults.csv
 
 setup: .venv/ready
 
