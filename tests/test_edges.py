@@ -23,7 +23,7 @@ import yaml
 from shared_runs import disk
 
 from tcell_drugseq.base.defaults import RunConfig, SimConfig
-from tcell_drugseq.base.files import NoSpaceError, write_json, write_yaml, written_whole
+from tcell_drugseq.base.files import NoSpaceError, write_h5ad, write_json, write_yaml, written_whole
 from tcell_drugseq.base.settings import InputError, with_leaves
 from tcell_drugseq.base.tables import write_csv
 from tcell_drugseq.biology.enrichment import enrich, enrich_importance
@@ -192,11 +192,6 @@ def write_figure(path):
     plt.close(figure)
 
 
-def write_h5ad(path):
-    with written_whole(path) as tmp:
-        anndata.AnnData(np.random.default_rng(0).random((300, 300))).write_h5ad(tmp, compression="gzip")
-
-
 def write_torch(path):
     with written_whole(path) as tmp:
         torch.save({"weight": torch.rand(300, 300)}, tmp)
@@ -211,7 +206,7 @@ def write_safetensors(path):
 
 WRITERS = {
     "torch": write_torch,
-    "h5ad": write_h5ad,
+    "h5ad": lambda path: write_h5ad(anndata.AnnData(np.random.default_rng(0).random((300, 300))), path),
     "safetensors": write_safetensors,
     "png": write_figure,
     "csv": lambda path: write_csv(pd.DataFrame({"a": ["text"] * 50_000}), path),
@@ -228,6 +223,29 @@ def test_every_writer_says_that_the_disk_is_full(tmp_path):
                     write(full / f"file.{name}")
                 assert f"file.{name}" in str(told.value) and "\n" not in str(told.value)
                 assert os.listdir(full) == []
+
+
+STARVED = """
+import sys
+import anndata, numpy as np, pandas as pd
+from tcell_drugseq.base.files import NoSpaceError, write_h5ad
+rng, names = np.random.default_rng(0), [f"w{i}" for i in range(300)]
+tables = {f"t{i}": pd.DataFrame({"a": rng.random(300), "b": names}, names) for i in range(5)}
+screen = anndata.AnnData(rng.random((300, 100)), obs=tables["t0"], uns=tables)
+try:
+    write_h5ad(screen, sys.argv[1])
+except NoSpaceError as e:
+    print(e)
+"""
+
+
+@pytest.mark.parametrize("size", ["100k", "300k"])
+def test_a_full_disk_makes_no_noise_and_no_crash(tmp_path, size):
+    """HDF5 on the disk itself gave a traceback for each part that it could not close, and crashed as Python ended."""
+    with disk(tmp_path / "disk", size) as full:
+        done = subprocess.run([sys.executable, "-c", STARVED, full / "x.h5ad"], capture_output=True, text=True, env=ENV)
+        assert (done.returncode, done.stderr, os.listdir(full)) == (0, "", [])
+        assert done.stdout.startswith("no space left on device")
 
 
 def test_another_error_of_a_writer_is_not_taken_for_a_full_disk(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import ScreenConfig
-from ..base.files import write_yaml, written_whole
+from ..base.files import write_h5ad, write_yaml
 from ..base.settings import InputError, leaves, naming
 
 if TYPE_CHECKING:
@@ -130,6 +130,5 @@ def write_screen(
         for name in ("qc_dropped", "qc_findings", "qc_replicates"):
             write_csv(found[name], work / f"{name}.csv")
         write_yaml(about, work / "screen.yaml")
-        with written_whole(work / "screen.h5ad") as tmp:
-            screen.write_h5ad(tmp, compression="gzip")
+        write_h5ad(screen, work / "screen.h5ad")
         return sorted(path.name for path in work.iterdir())

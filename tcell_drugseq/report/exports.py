@@ -13,7 +13,7 @@ from typing import cast
 import pandas as pd
 from anndata import AnnData
 
-from ..base.files import write_json, written_whole
+from ..base.files import write_h5ad, write_json, written_whole
 from ..base.folders import MARK, check_writable
 from ..base.results import OUTPUTS, data_dictionary, owned_files
 from ..base.settings import InputError
@@ -148,8 +148,7 @@ def write_exports(
             _draw_losses(results, folder / "loss_curve.png")
             names.append("loss_curve.png")
     with keep("results.h5ad"):
-        with written_whole(folder / "results.h5ad") as tmp:
-            results.copy().write_h5ad(tmp, compression="gzip")
+        write_h5ad(results, folder / "results.h5ad")
         names.append("results.h5ad")
     with keep("metrics.json"):  # last, for it holds the notes of all others
         write_json(report_metrics(results), folder / "metrics.json")
