@@ -10,11 +10,11 @@ __all__ = ['PRESETS', 'DataConfig', 'ModelConfig', 'TrainConfig', 'LatentConfig'
 from dataclasses import dataclass
 from typing import Any
 
-from .settings import InputError, check_at_least, check_between, check_one_of, option
+from .settings import InputError, Settings, option
 
 # %% ../../nbs/00_base/02_defaults.ipynb #e544ff6a
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Where the screen is and which columns of an `.h5ad` play which part."""
 
     data_dir: str = option("data", "folder with the CSV bundle, or an .h5ad file")
@@ -40,40 +40,52 @@ class DataConfig:
     normalise: bool = option(False, "X holds raw counts: scale each well to 10,000 and take log1p")
 
 # %% ../../nbs/00_base/02_defaults.ipynb #98139d1d
+_WEIGHTS = 250_000_000  # a gigabyte of them, and three more in training
+
+
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The shape of the network; `encoder='full'` is the historical one."""
 
     encoder: str = option(
-        "induced", "induced: queries read the genes, linear in genes; full: Transformer over all genes"
+        "induced",
+        "induced: queries read the genes, linear in genes; full: Transformer over all genes",
+        among=("induced", "full"),
     )
-    n_members: int = option(5, "small networks trained side by side whose answers are averaged")
-    d_model: int = option(32, "width of tokens in each member")
-    n_queries: int = option(2, "learned queries of each member that read the genes (induced)")
-    n_heads: int = option(1, "attention heads")
-    n_layers: int = option(2, "Transformer layers: over the queries (induced) or over all genes (full)")
-    z_dim: int = option(16, "learnt numbers in each member's part of the latent vector")
-    z_components: int = option(16, "leading components that stand beside them, whitened by replicates")
-    bend: float = option(0.03, "size of the learnt numbers beside the components, for distances in the latent space")
-    dropout: float = option(0.1, "dropout inside the Transformer layers")
-    gene_dropout: float = option(0.5, "share of genes hidden (set to their training mean) in each training step")
-    n_components: int = option(32, "principal components of the training wells that the encoder reads too; 0: none")
+    n_members: int = option(5, "small networks trained side by side whose answers are averaged", low=1, high=1_000)
+    d_model: int = option(32, "width of tokens in each member", low=1, high=4_096)
+    n_queries: int = option(2, "learned queries of each member that read the genes (induced)", low=1, high=1_000)
+    n_heads: int = option(1, "attention heads", low=1, high=256)
+    n_layers: int = option(
+        2, "Transformer layers: over the queries (induced) or over all genes (full)", low=0, high=100
+    )
+    z_dim: int = option(16, "learnt numbers in each member's part of the latent vector", low=1, high=4_096)
+    z_components: int = option(
+        16, "leading components that stand beside them, whitened by replicates", low=0, high=4_096
+    )
+    bend: float = option(
+        0.03, "size of the learnt numbers beside the components, for distances in the latent space", low=0.001, high=1
+    )
+    dropout: float = option(0.1, "dropout inside the Transformer layers", low=0, high=0.95)
+    gene_dropout: float = option(
+        0.5, "share of genes hidden (set to their training mean) in each training step", low=0, high=0.95
+    )
+    n_components: int = option(
+        32, "principal components of the training wells that the encoder reads too; 0: none", low=0, high=4_096
+    )
     use_zscore: bool = option(True, "z-score each gene with mean and SD of the training wells")
 
     def __post_init__(self):
-        check_one_of("encoder", self.encoder, ("induced", "full"))
-        for name in ("n_members", "d_model", "n_queries", "n_heads", "z_dim"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("n_layers", self.n_layers, 0)
-        check_at_least("n_components", self.n_components, 0)
-        check_at_least("z_components", self.z_components, 0)
-        check_between("bend", self.bend, 0.001, 1)
-        for name in ("dropout", "gene_dropout"):
-            check_between(name, getattr(self, name), 0, 0.95)
+        super().__post_init__()
         if self.d_model % self.n_heads:
             raise InputError(f"d_model: found {self.d_model}, expected a multiple of n_heads ({self.n_heads})")
         if self.encoder == "full" and self.n_members > 1:
             raise InputError(f"n_members: found {self.n_members}, expected 1 with encoder full (--preset historical)")
+        if (size := self.count_weights(1_000)) > _WEIGHTS:
+            sizes = "n_members, d_model, n_queries, n_heads, n_components, z_dim, n_layers"
+            raise InputError(
+                f"model: found {size:,} weights for 1,000 genes, expected at most {_WEIGHTS:,}; lower {sizes}"
+            )
 
     @property
     def n_plain(self) -> int:
@@ -90,90 +102,100 @@ class ModelConfig:
         """Numbers in the latent vector: the parts of all members."""
         return self.n_members * self.part_size
 
+    def count_weights(
+        self,
+        n_genes: int,
+    ) -> int:  # numbers to hold, without the few of the heads
+        """Size of the network, before it is built."""
+        e, d, c = self.n_members, self.d_model, self.n_components
+        if self.encoder == "full":
+            return n_genes * d + max(1, self.n_layers) * 12 * d**2
+        of_gene = 2 * self.n_heads * self.n_queries + 2 * d + c + 1
+        return e * (n_genes * of_gene + d * (d + c + self.z_dim) + self.n_layers * 12 * d**2)
+
 # %% ../../nbs/00_base/02_defaults.ipynb #2cbee8bb
+_SEEDS = 2**32 - 1  # NumPy knows no larger one
+
+
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Split, optimiser, stopping, device."""
 
-    epochs: int = option(15, "passes over the training wells")
-    batch_size: int = option(32, "wells per step")
-    lr: float = option(3e-3, "peak learning rate of AdamW")
-    weight_decay: float = option(0.1, "decoupled weight decay of AdamW")
-    schedule: str = option("cosine", "learning rate: cosine (5 % warm-up, then down to zero) or constant")
-    patience: int = option(0, "stop after so many epochs without a better validation loss; 0: never")
-    lambda_reg: float = option(0.2, "weight of the historical activation in the loss")
+    epochs: int = option(15, "passes over the training wells", low=1, high=100_000)
+    batch_size: int = option(32, "wells per step", low=1, high=1_000_000)
+    lr: float = option(3e-3, "peak learning rate of AdamW", low=1e-8, high=1)
+    weight_decay: float = option(0.1, "decoupled weight decay of AdamW", low=0, high=100)
+    schedule: str = option(
+        "cosine", "learning rate: cosine (5 % warm-up, then down to zero) or constant", among=("cosine", "constant")
+    )
+    patience: int = option(
+        0, "stop after so many epochs without a better validation loss; 0: never", low=0, high=100_000
+    )
+    lambda_reg: float = option(0.2, "weight of the historical activation in the loss", low=0, high=1_000)
     split: str = option("compound", "what folds never share: compound, plate, batch or another obs column; or random")
     folds: int = option(
-        5, "every value comes from the fold model that has not seen its group; 0: one fold per group; 1: a single split"
+        5,
+        "every value comes from the fold model that has not seen its group; 0: one fold per group; 1: a single split",
+        low=0,
+        high=10_000,
     )
     val_fraction: float = option(
-        0.2, "share of the training wells that choose the epoch, another for each member; of all wells if folds is 1"
+        0.2,
+        "share of the training wells that choose the epoch, another for each member; of all wells if folds is 1",
+        low=0.05,
+        high=0.5,
     )
     shrink: bool = option(True, "draw predictions towards the training mean by as much as the wells left out ask for")
     train_controls: str = option(
-        "auto", "train on control wells too: always, never, or auto: where the label can't do without them"
+        "auto",
+        "train on control wells too: always, never, or auto: where the label can't do without them",
+        among=("auto", "always", "never"),
     )
-    seed: int = option(614, "seed of split, weights and batches")
-    num_threads: int = option(0, "CPU threads; 0: PyTorch's own choice, which OMP_NUM_THREADS sets")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    precision: str = option("32-true", "32-true, bf16-mixed, 16-mixed or 64-true")
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
-        for name in ("patience", "num_threads", "seed", "weight_decay", "lambda_reg", "folds"):
-            check_at_least(name, getattr(self, name), 0)
-        if not 0 < self.lr < 1:
-            raise InputError(f"lr: found {self.lr}, expected a number between 0 and 1")
-        check_one_of("schedule", self.schedule, ("cosine", "constant"))
-        check_one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
-        check_one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed", "64-true"))
-        check_between("val_fraction", self.val_fraction, 0.05, 0.5)
-        check_one_of("train_controls", self.train_controls, ("auto", "always", "never"))
+    seed: int = option(614, "seed of split, weights and batches", low=0, high=_SEEDS)
+    num_threads: int = option(0, "CPU threads; 0: PyTorch's own choice, which OMP_NUM_THREADS sets", low=0, high=1_024)
+    device: str = option("auto", "auto, cpu, cuda or mps", among=("auto", "cpu", "cuda", "mps"))
+    precision: str = option(
+        "32-true", "32-true, bf16-mixed, 16-mixed or 64-true", among=("32-true", "bf16-mixed", "16-mixed", "64-true")
+    )
 
 # %% ../../nbs/00_base/02_defaults.ipynb #16791a2b
 @dataclass(frozen=True)
-class LatentConfig:
+class LatentConfig(Settings):
     """How distances to DMSO are taken."""
 
     dmso_cluster: str = option("", "only DMSO wells of this cluster define the DMSO centre; empty: all of them")
 
 # %% ../../nbs/00_base/02_defaults.ipynb #2b5cb0a8
 @dataclass(frozen=True)
-class ImportanceConfig:
+class ImportanceConfig(Settings):
     """What Gradient x Input explains."""
 
     gi_target: str = option(
         "auto",
         "activation, logit, a score's name, or latent:3; auto: activation, else logit, else first score",
     )
-    gi_batch_size: int = option(64, "wells per backward pass; does not change the result")
+    gi_batch_size: int = option(64, "wells per backward pass; does not change the result", low=1, high=1_000_000)
     check_importance: bool = option(
         True, "hold the importance against Integrated Gradients, random weights, deletion and ridge"
     )
 
-    def __post_init__(self):
-        check_at_least("gi_batch_size", self.gi_batch_size, 1)
-
 # %% ../../nbs/00_base/02_defaults.ipynb #ae2ca74c
 @dataclass(frozen=True)
-class CorrectionConfig:
+class CorrectionConfig(Settings):
     """What is done to the expression of a fold before anything else is fitted; it learns from training wells alone."""
 
     correction: str = option(
-        "none", "plate correction, fitted on training wells: none, dmso, median_polish, bscore or loess"
+        "none",
+        "plate correction, fitted on training wells: none, dmso, median_polish, bscore or loess",
+        among=("none", "dmso", "median_polish", "bscore", "loess"),
     )
     genes: str = option(
         "all",
         "genes that models and baselines read, chosen on training wells: all, variable (spread above genes of like "
         "mean) or perturbed (moved by compounds more than replicates scatter)",
+        among=("all", "variable", "perturbed"),
     )
-    n_genes: int = option(2_000, "how many genes are chosen, where not all are read")
-
-    def __post_init__(self):
-        check_one_of("correction", self.correction, ("none", "dmso", "median_polish", "bscore", "loess"))
-        check_one_of("genes", self.genes, ("all", "variable", "perturbed"))
-        check_at_least("n_genes", self.n_genes, 1)
+    n_genes: int = option(2_000, "how many genes are chosen, where not all are read", low=1, high=1_000_000)
 
     @property
     def learns(self) -> bool:
@@ -187,58 +209,47 @@ class CorrectionConfig:
 
 # %% ../../nbs/00_base/02_defaults.ipynb #d4cb47af
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Settings):
     """How the model is held against simpler ones."""
 
     baselines: bool = option(True, "fit all baselines on the same folds")
-    compare_draws: int = option(10_000, "bootstrap draws of compounds for intervals of figures and of differences")
-
-    def __post_init__(self):
-        check_at_least("compare_draws", self.compare_draws, 100)
+    compare_draws: int = option(
+        10_000, "bootstrap draws of compounds for intervals of figures and of differences", low=100, high=1_000_000
+    )
 
 # %% ../../nbs/00_base/02_defaults.ipynb #8e1e68fc
 @dataclass(frozen=True)
-class HitConfig:
+class HitConfig(Settings):
     """When a compound is called, and how its null is drawn."""
 
-    hit_q: float = option(0.05, "false discovery rate below which a compound is a hit")
+    hit_q: float = option(0.05, "false discovery rate below which a compound is a hit", low=0.0001, high=0.5)
     centre_controls: int = option(
-        3,
-        "control wells that a plate needs for a DMSO centre of its own; fewer: batch, then all",
+        3, "control wells that a plate needs for a DMSO centre of its own; fewer: batch, then all", low=2, high=100_000
     )
     hit_draws: int = option(
         20_000,
         "sets of wells in a compound's null: all of them up to this number, else so many at random",
+        low=100,
+        high=1_000_000,
     )
-    hit_bootstrap: int = option(1_000, "bootstrap draws for intervals of direction and rank")
-    hit_seed: int = option(614, "seed of these draws")
-
-    def __post_init__(self):
-        check_between("hit_q", self.hit_q, 0.0001, 0.5)
-        check_at_least("centre_controls", self.centre_controls, 2)
-        check_at_least("hit_draws", self.hit_draws, 100)
-        check_at_least("hit_bootstrap", self.hit_bootstrap, 100)
-        check_at_least("hit_seed", self.hit_seed, 0)
+    hit_bootstrap: int = option(1_000, "bootstrap draws for intervals of direction and rank", low=100, high=100_000)
+    hit_seed: int = option(614, "seed of these draws", low=0, high=_SEEDS)
 
 # %% ../../nbs/00_base/02_defaults.ipynb #dd9286d3
 @dataclass(frozen=True)
-class BiologyConfig:
+class BiologyConfig(Settings):
     """Which compounds are looked into, and with which gene sets."""
 
     biology: bool = option(
         True, "pathways of genes and compounds, changed genes and dose curves, as far as the data go"
     )
     gene_sets: str = option("", "GMT file with the gene sets; empty: those of the package")
-    set_permutations: int = option(1_000, "permutations of the genes in each enrichment")
-    biology_top: int = option(10, "compounds that are looked into: hits first, then the farthest")
-
-    def __post_init__(self):
-        check_at_least("set_permutations", self.set_permutations, 100)
-        check_at_least("biology_top", self.biology_top, 0)
+    set_permutations: int = option(1_000, "permutations of the genes in each enrichment", low=100, high=100_000)
+    biology_top: int = option(10, "compounds that are looked into: hits first, then the farthest", low=0, high=10_000)
 
 # %% ../../nbs/00_base/02_defaults.ipynb #d7bb5190
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """One run from input to exports; its leaves are flags, YAML keys and papermill parameters alike."""
 
     data: DataConfig = DataConfig()
@@ -257,22 +268,33 @@ class RunConfig:
 
 # %% ../../nbs/00_base/02_defaults.ipynb #66ad55ba
 @dataclass(frozen=True)
-class ScreenConfig:
+class ScreenConfig(Settings):
     """From counts and a plate map to wells that are worth modelling, with scores and a label."""
 
-    orientation: str = option("auto", "of a table of counts: auto, wells_by_genes or genes_by_wells")
+    orientation: str = option(
+        "auto",
+        "of a table of counts: auto, wells_by_genes or genes_by_wells",
+        among=("auto", "wells_by_genes", "genes_by_wells"),
+    )
     control: str = option("DMSO", "the compound that is the control")
     positive: tuple[str, ...] = option((), "compounds that are positive controls, for Z' and SSMD")
-    min_umis: int = option(1_000, "wells with fewer UMIs are dropped")
-    min_detected: int = option(200, "wells with fewer genes detected are dropped")
-    max_mito: float = option(0.5, "wells with a larger share of mitochondrial UMIs are dropped; 1: none")
-    max_top: float = option(0.9, "wells whose 50 largest genes hold a larger share of the UMIs are dropped; 1: none")
-    outlier_mads: float = option(
-        5.0, "wells so many robust SD from their plate's median in log UMIs or log genes are dropped; 0: none"
+    min_umis: int = option(1_000, "wells with fewer UMIs are dropped", low=0, high=1_000_000_000)
+    min_detected: int = option(200, "wells with fewer genes detected are dropped", low=0, high=1_000_000)
+    max_mito: float = option(0.5, "wells with a larger share of mitochondrial UMIs are dropped; 1: none", low=0, high=1)
+    max_top: float = option(
+        0.9, "wells whose 50 largest genes hold a larger share of the UMIs are dropped; 1: none", low=0, high=1
     )
-    min_wells: int = option(3, "genes seen in fewer wells are dropped")
+    outlier_mads: float = option(
+        5.0,
+        "wells so many robust SD from their plate's median in log UMIs or log genes are dropped; 0: none",
+        low=0,
+        high=1_000,
+    )
+    min_wells: int = option(3, "genes seen in fewer wells are dropped", low=0, high=1_000_000)
     norm: str = option(
-        "log", "log: log1p of counts per 10,000; acosh: variance-stabilising for negative binomial counts"
+        "log",
+        "log: log1p of counts per 10,000; acosh: variance-stabilising for negative binomial counts",
+        among=("log", "acosh"),
     )
     centre: bool = option(False, "subtract from each gene the median of the plate's control wells")
     signature: str = option("T_CELL_ACTIVATION", "gene set of Tscore: a shipped one, or FILE.gmt:NAME")
@@ -280,60 +302,65 @@ class ScreenConfig:
     pseudotime_by: str = option(
         "", "column of the plate map (batch, donor) within which pseudotime is taken; empty: all"
     )
-    resolution: float = option(1.0, "resolution of the Leiden clusters")
+    resolution: float = option(1.0, "resolution of the Leiden clusters", low=0.01, high=100)
     label: str = option(
         "", "`cluster=2,5`, `column=value` of the plate map, or `Tscore>0.5` in SD of the controls; empty: no label"
     )
-    seed: int = option(614, "seed of everything random")
-
-    def __post_init__(self):
-        check_one_of("orientation", self.orientation, ("auto", "wells_by_genes", "genes_by_wells"))
-        check_one_of("norm", self.norm, ("log", "acosh"))
-        for name in ("min_umis", "min_detected", "min_wells", "outlier_mads", "seed"):
-            check_at_least(name, getattr(self, name), 0)
-        for name in ("max_mito", "max_top"):
-            check_between(name, getattr(self, name), 0, 1)
-        check_between("resolution", self.resolution, 0.01, 100)
+    seed: int = option(614, "seed of everything random", low=0, high=_SEEDS)
 
 # %% ../../nbs/00_base/02_defaults.ipynb #834cd038
+_VALUES = 500_000_000  # 4 GB, and as much again for each step
+
+
 def _check_layout(cfg: "SimConfig") -> None:
     """The wells fit on the plates, and the faults have what they need."""
-    if cfg.swap_plates:
-        check_at_least("swap_plates: n_plates", cfg.n_plates, 2)
+    if cfg.swap_plates and cfg.n_plates < 2:
+        raise InputError(f"swap_plates: n_plates: found {cfg.n_plates}, expected at least 2")
     if cfg.same_position and (cfg.n_replicates != cfg.n_batches or cfg.n_controls % cfg.n_batches):
         raise InputError("same_position: expected n_replicates = n_batches and n_controls a multiple of n_batches")
     treated = cfg.n_compounds * cfg.n_doses * cfg.n_replicates
     need, have = treated + cfg.n_controls, cfg.n_batches * cfg.n_plates * cfg.plate_wells
     if need > have:
         raise InputError(f"simulate: {need} wells are needed, {have} are on the plates; add plates or drop compounds")
+    if need * cfg.n_genes > _VALUES:
+        raise InputError(f"simulate: found {need:,} wells x {cfg.n_genes:,} genes, expected at most {_VALUES:,} values")
 
 # %% ../../nbs/00_base/02_defaults.ipynb #65ac6dec
 @dataclass(frozen=True)
-class SimConfig:
+class SimConfig(Settings):
     """Layout, truth, noise and faults of a simulated DRUG-seq screen."""
 
-    seed: int = option(614, "seed of everything random")
-    n_batches: int = option(2, "batches; every compound is once in each, unless n_replicates says otherwise")
-    n_plates: int = option(4, "plates per batch")
-    plate_wells: int = option(96, "wells per plate: 96 or 384")
-    n_compounds: int = option(364, "compounds")
-    n_replicates: int = option(2, "wells per compound; 1: a screen without replicates")
-    n_doses: int = option(
-        1, "doses per compound, each with n_replicates wells; 1: one dose, and the screen knows of none"
+    seed: int = option(614, "seed of everything random", low=0, high=_SEEDS)
+    n_batches: int = option(
+        2, "batches; every compound is once in each, unless n_replicates says otherwise", low=1, high=1_000
     )
-    top_dose: float = option(10.0, "highest dose, uM")
-    dose_step: float = option(3.0, "ratio of neighbouring doses")
-    n_controls: int = option(40, "DMSO wells in all, spread evenly over the plates")
-    n_genes: int = option(2541, "genes")
-    active_fraction: float = option(0.2, "share of compounds that do something")
-    strength: float = option(1.0, "scale of the compounds' effects; 0: pure noise")
-    depth: int = option(50_000, "median UMIs per well")
-    dispersion: float = option(0.1, "biological dispersion of the negative binomial")
-    depth_effect: float = option(0.3, "SD of log depth between wells")
-    plate_effect: float = option(0.1, "SD of each gene's log shift between plates")
-    row_effect: float = option(0.0, "gradient along the rows, in SD of activation from first to last")
-    column_effect: float = option(0.0, "gradient along the columns, in SD of activation from first to last")
-    edge_effect: float = option(0.0, "shift of the outermost wells, in SD of activation")
+    n_plates: int = option(4, "plates per batch", low=1, high=1_000)
+    plate_wells: int = option(96, "wells per plate: 96 or 384", among=(96, 384))
+    n_compounds: int = option(364, "compounds", low=1, high=1_000_000)
+    n_replicates: int = option(2, "wells per compound; 1: a screen without replicates", low=1, high=1_000)
+    n_doses: int = option(
+        1,
+        "doses per compound, each with n_replicates wells; 1: one dose, and the screen knows of none",
+        low=1,
+        high=100,
+    )
+    top_dose: float = option(10.0, "highest dose, uM", low=1e-6, high=1e6)
+    dose_step: float = option(3.0, "ratio of neighbouring doses", low=1.01, high=1_000)
+    n_controls: int = option(40, "DMSO wells in all, spread evenly over the plates", low=1, high=1_000_000)
+    n_genes: int = option(2541, "genes", low=100, high=100_000)
+    active_fraction: float = option(0.2, "share of compounds that do something", low=0, high=1)
+    strength: float = option(1.0, "scale of the compounds' effects; 0: pure noise", low=0, high=100)
+    depth: int = option(50_000, "median UMIs per well", low=1, high=100_000_000)
+    dispersion: float = option(0.1, "biological dispersion of the negative binomial", low=0, high=100)
+    depth_effect: float = option(0.3, "SD of log depth between wells", low=0, high=10)
+    plate_effect: float = option(0.1, "SD of each gene's log shift between plates", low=0, high=10)
+    row_effect: float = option(
+        0.0, "gradient along the rows, in SD of activation from first to last", low=-100, high=100
+    )
+    column_effect: float = option(
+        0.0, "gradient along the columns, in SD of activation from first to last", low=-100, high=100
+    )
+    edge_effect: float = option(0.0, "shift of the outermost wells, in SD of activation", low=0, high=100)
     same_position: bool = option(False, "fault: replicates sit in the same position on every plate")
     edge_controls: bool = option(False, "fault: DMSO only in the first and last column")
     swap_plates: bool = option(False, "fault: the expression of two plates of one batch is exchanged")
@@ -345,15 +372,7 @@ class SimConfig:
     sum_activation: bool = option(False, "fault: the historical activation is exactly the sum of the scores")
 
     def __post_init__(self):
-        for name in ("n_batches", "n_plates", "n_compounds", "n_replicates", "n_doses", "n_controls", "depth"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("top_dose", self.top_dose, 1e-6)
-        check_at_least("dose_step", self.dose_step, 1.01)
-        check_at_least("n_genes", self.n_genes, 100)
-        check_one_of("plate_wells", self.plate_wells, (96, 384))
-        check_between("active_fraction", self.active_fraction, 0, 1)
-        for name in ("strength", "dispersion", "depth_effect", "plate_effect", "edge_effect"):
-            check_at_least(name, getattr(self, name), 0)
+        super().__post_init__()
         _check_layout(self)
 
 # %% ../../nbs/00_base/02_defaults.ipynb #27d341d3

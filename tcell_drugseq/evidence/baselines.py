@@ -63,7 +63,7 @@ def view_fold(
     parts = np.full(len(x), -1)
     parts[fold.seen] = _inner_parts(screen, groups, fold.seen, seed)
     depth = well_depth(screen)[0][:, None].astype(float)
-    return FoldView(z, _rotate(z, fold.seen), parts, groups, depth, _position(screen), seed + fold.number)
+    return FoldView(z, _rotate(z, fold.seen), parts, groups, depth, _position(screen), (seed + fold.number) % 2**32)
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #ebd77cfb
 def _inner_parts(screen: AnnData, groups: np.ndarray, seen: np.ndarray, seed: int) -> np.ndarray:

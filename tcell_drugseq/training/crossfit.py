@@ -118,7 +118,7 @@ def fit_fold(
 ) -> FoldModel:
     """Train the model of one fold; its seed is the run's seed plus the fold's number."""
     chosen = read_chosen(screen, fold.seen, cfg) if x is None else with_expression(screen, x)
-    train = replace(cfg.train, seed=cfg.train.seed + fold.number)
+    train = replace(cfg.train, seed=(cfg.train.seed + fold.number) % 2**32)
     fit = fit_model(chosen, fold.sides, cfg.model, train, state, name=f"fold {fold.number}")
     log.info("fold %d: epoch %d of %d kept", fold.number, fit.best_epoch, len(fit.history))
     return FoldModel(fold, fit.model, np.asarray(chosen.X), fit)
