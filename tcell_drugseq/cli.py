@@ -8,6 +8,7 @@ __all__ = ['app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwri
 
 # %% ../nbs/91_cli.ipynb #14cb4963
 import atexit
+import errno
 import inspect
 import logging
 import os
@@ -26,7 +27,7 @@ from typer.core import TyperGroup
 from .base.defaults import PRESETS, RunConfig, ScreenConfig, SimConfig
 from .base.files import NoSpaceError, read_yaml
 from .base.folders import made_folder
-from .base.settings import InputError, leaves, with_leaves
+from .base.settings import InputError, leaves, shown, with_leaves
 
 # %% ../nbs/91_cli.ipynb #7b47bf72
 def _help_of(config_class: type) -> dict[str, str]:
@@ -380,6 +381,11 @@ def main() -> None:
     except InputError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(e.exit_code)
+    except OSError as e:
+        if e.errno != errno.ENAMETOOLONG:  # then it is no name that somebody gave
+            raise
+        typer.echo(f"error: {shown(str(e.filename))}: {e.strerror}", err=True)
+        sys.exit(InputError.exit_code)
     except FloatingPointError as e:
         typer.echo(f"error: {e}", err=True)
         sys.exit(1)

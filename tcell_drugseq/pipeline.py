@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -239,7 +240,8 @@ def run(
     stages = Stages()
     if cfg.train.num_threads:
         torch.set_num_threads(cfg.train.num_threads)
-    model_path = Path(cfg.model_path or Path(cfg.out_dir) / "model.pt").expanduser() if cfg.skip_train else None
+    place = os.path.expanduser(cfg.model_path or Path(cfg.out_dir) / "model.pt")
+    model_path = Path(place) if cfg.skip_train else None
     out = check_out_dir(cfg.out_dir, cfg.overwrite, own_model=model_path)
     if out == Path(cfg.data.data_dir).resolve():
         raise InputError(f"out_dir: found {cfg.out_dir!r}, which is the data_dir; expected a folder of its own")

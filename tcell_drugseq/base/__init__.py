@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         coerce as coerce,
         leaves as leaves,
         naming as naming,
+        shown as shown,
         with_leaves as with_leaves,
     )
     from tcell_drugseq.base.style import (
@@ -174,7 +175,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "progress": ["PLACE", "describe_progress", "note_progress", "read_progress"],
         "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
-        "settings": ["InputError", "coerce", "leaves", "naming", "with_leaves"],
+        "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],
         "style": [
             "DARK",
             "DISTANCES",

@@ -11,10 +11,11 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .settings import InputError
+from .settings import InputError, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,18 +80,91 @@ def written_whole(
     finally:
         tmp.unlink(missing_ok=True)
 
+# %% ../../nbs/00_base/03_files.ipynb #60050546
+@cache
+def _loader() -> Any:
+    """The class that reads YAML."""
+    import re
+
+    import yaml
+
+    replaced = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+    kept = {
+        first: [(tag, pattern) for tag, pattern in kinds if tag not in replaced]
+        for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    class Loader(yaml.SafeLoader):
+        """Plain values, every key once, every fault with its line."""
+
+        yaml_implicit_resolvers = kept
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node, keys = super().compose_mapping_node(anchor), set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if (name := self.construct_object(key)) in keys:
+                        raise yaml.MarkedYAMLError(problem=f"found {shown(name)} twice", problem_mark=key.start_mark)
+                    keys.add(name)
+            return node
+
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as e:
+                what = f"found no {node.tag.rpartition(':')[2]}"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from e
+
+    numbers = {"int": r"[-+]?(0|[1-9][0-9_]*)$", "float": r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+][0-9]+)?$"}
+    numbers["float"] += r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    for kind, pattern in numbers.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list("-+.0123456789"))
+    return Loader
+
+# %% ../../nbs/00_base/03_files.ipynb #27bc5c3d
+_LARGEST, _MANY = 250_000, 100_000  # bytes of a file; values in it, those behind an alias counted each time
+
+
+def _count(node: Any, known: dict[Any, int]) -> int:
+    """Values in a node of YAML; those that are counted already are `known`."""
+    if node not in known:
+        parts = [p for pair in node.value for p in pair] if node.id == "mapping" else node.value
+        known[node] = 1 + (0 if node.id == "scalar" else sum(_count(part, known) for part in parts))
+    return known[node]
+
+
+def _parse(text: str, name: str) -> Any:
+    """The one document in a text; raises `YAMLError`, or `RecursionError` for brackets in brackets in brackets."""
+    import yaml
+
+    loader = _loader()(text)
+    loader.name = name
+    try:
+        if (node := loader.get_single_node()) is None:
+            return None
+        if (size := _count(node, {})) > _MANY:
+            raise yaml.YAMLError(f"found {size:,} values, aliases written out, expected at most {_MANY:,}")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
 # %% ../../nbs/00_base/03_files.ipynb #e382fcd8
 def read_yaml(
     path: str | Path,  # a YAML file
 ) -> dict[str, Any]:  # its top-level mapping
-    """Read one flat YAML mapping; raises `InputError` for a file that is missing, broken or no mapping."""
+    """Read one YAML mapping; raises `InputError` for a file that is missing, broken, too large or no mapping."""
     import yaml
 
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        values = yaml.safe_load(text)
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise InputError(f"{path}: found more than {_LARGEST:,} bytes, expected a file of settings")
+        values = _parse(content.decode("utf-8-sig"), Path(path).name)
     except OSError as e:
         raise InputError(f"{path}: {e.strerror or e}") from e
+    except RecursionError as e:
+        raise InputError(f"{path}: not readable as YAML: brackets, lists or aliases nested too deeply") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(e).split())}") from e
     if not isinstance(values, dict):
@@ -138,7 +212,7 @@ def read_json_if_any(
     """Read a JSON mapping; an empty one if the file is missing or unreadable."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

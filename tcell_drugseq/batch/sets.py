@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import Any
 import pandas as pd
 
 from ..base.files import read_yaml
-from ..base.settings import InputError, naming
+from ..base.settings import InputError, coerce, naming, shown
 from ..report.done import describe_experiment
 from ..report.experiment import check_experiment, check_name, default_notebook, with_defaults
+from ..report.notebooks import check_parameters
 
 # %% auto #0
 __all__ = ['Experiment', 'read_sets', 'set_table', 'comparisons']
@@ -36,12 +38,13 @@ class Experiment:
 
 
 _PARTS = ("shared", "experiments", "grid", "notebook")
+_MOST = 10_000  # experiments of a set
 
 
-def _parts(found: Mapping[str, Any], where: str, name: str) -> tuple[dict, dict, dict, str | None]:
+def _parts(found: Mapping[str, Any], where: str, name: str) -> tuple[dict, dict, dict, str]:
     """Split a file into shared parameters, experiments, grid and notebook."""
     if not set(_PARTS) & set(found):
-        return dict(found), {name: {}}, {}, None
+        return dict(found), {name: {}}, {}, ""
     if unknown := [part for part in found if part not in _PARTS]:
         raise InputError(f"{where}: found {unknown[0]!r} beside the parts of a set, expected {', '.join(_PARTS)}")
     shared, experiments, grid = ({} if found.get(p) is None else found[p] for p in _PARTS[:3])
@@ -51,11 +54,18 @@ def _parts(found: Mapping[str, Any], where: str, name: str) -> tuple[dict, dict,
             raise InputError(f"{where}: {part}: found a {type(values).__name__}, expected names with values")
     for setting, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise InputError(f"{where}: grid: {setting}: found {values!r}, expected a list of values")
+            raise InputError(f"{where}: grid: {setting}: found {shown(values)}, expected a list of values")
     for one, own in experiments.items():
-        if not isinstance(own or {}, Mapping):
-            raise InputError(f"{where}: experiments: {one}: found {own!r}, expected parameters with values")
-    return dict(shared), dict(experiments), dict(grid), found.get("notebook")
+        if isinstance(one, bool) or not isinstance(one, (str, int)):
+            raise InputError(
+                f"{where}: experiments: found {shown(one)}, expected the name of an experiment; put it in quotes"
+            )
+        if own is not None and not isinstance(own, Mapping):
+            raise InputError(f"{where}: experiments: {one}: found {shown(own)}, expected parameters with values")
+    notebook = coerce(f"{where}: notebook", found.get("notebook") or "", "")
+    if (size := len(experiments) * math.prod(map(len, grid.values()))) > _MOST:
+        raise InputError(f"{where}: found {size:,} experiments, expected at most {_MOST:,}")
+    return dict(shared), dict(experiments), dict(grid), notebook
 
 # %% ../../nbs/11_batch/01_sets.ipynb #e0f45aa3
 def _suffix(chosen: Mapping[str, Any]) -> str:
@@ -74,10 +84,22 @@ def _expand(
     for name, own in experiments.items():
         for values in itertools.product(*grid.values()):
             chosen = dict(zip(grid, values, strict=True))
-            if both := sorted(set(own or {}) & set(chosen)):
+            if both := sorted(map(str, set(own or {}) & set(chosen))):
                 raise InputError(f"{where}: {name}: {', '.join(both)}: found in its own parameters and in the grid")
             out.append((f"{name}{_suffix(chosen)}", {**(own or {}), **chosen}))
     return out
+
+# %% ../../nbs/11_batch/01_sets.ipynb #bd20bbe8
+def _check_grid(grid: Mapping[str, list], notebook: Path, where: str) -> None:
+    """Raise `InputError` for an unknown setting, and for a value of another type or that comes twice."""
+    for setting, values in grid.items():
+        spelt = {}
+        for value in values:
+            checked = check_parameters(notebook, {setting: value}, f"{where}: grid")
+            if (key := repr(checked)) in spelt:
+                twice = f"{shown(spelt[key])} and {shown(value)}, which are one value"
+                raise InputError(f"{where}: grid: {setting}: found {twice}, expected each value once")
+            spelt[key] = value
 
 # %% ../../nbs/11_batch/01_sets.ipynb #0e2be44c
 _COMPARED = "-comparison"  # appended to the name of a set to name its comparison
@@ -97,18 +119,21 @@ def read_sets(
 ) -> list[Experiment]:  # in the order of the files
     """Read all experiments of some files; raises `InputError` that names file and experiment."""
     out: list[Experiment] = []
+    named: dict[str, str] = {}  # in lower case, because some disks know no other
     known: dict[tuple[str, str], str] = {}  # data that many experiments read are hashed once
     for file in map(Path, files):
         if any(e.set.lower() == file.stem.lower() for e in out):
             raise InputError(f"{file}: found a second set called {file.stem!r}; each names its comparison")
         shared, experiments, grid, notebook = _parts(read_yaml(file), str(file), file.stem)
         notebook = Path(notebook or default_notebook())
+        _check_grid(grid, notebook, str(file))
         for name, own in _expand(experiments, grid, str(file)):
             where = f"{file}: {name}" if name != file.stem else str(file)
             with naming(str(file)):
                 check_name(name)
-            if twin := next((e for e in out if e.name.lower() == name.lower()), None):
-                raise InputError(f"{where}: found a second experiment called {twin.name!r}; each names its report")
+            if twin := named.get(name.lower()):
+                raise InputError(f"{where}: found a second experiment called {twin!r}; each names its report")
+            named[name.lower()] = name
             checked = check_experiment({**shared, **own}, notebook, where)
             with naming(where):
                 made_of = describe_experiment(with_defaults(checked, notebook), notebook, known)

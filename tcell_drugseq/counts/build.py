@@ -5,6 +5,7 @@
 # %% ../../nbs/06_counts/09_build.ipynb #65fc2903
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,7 @@ def check_screen_dir(
     """Raise `InputError` unless `out` is new or an empty folder, and can be written."""
     from tcell_drugseq.base.folders import check_writable
 
-    path = Path(out).expanduser().resolve()
+    path = Path(os.path.expanduser(out)).resolve()
     if path.exists() and not path.is_dir():
         raise InputError(f"{out}: found a file, expected a new or empty folder")
     if path.exists() and (there := sorted(p.name for p in path.iterdir() if not p.name.startswith("."))):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.report.notebooks import (
         ReportError as ReportError,
+        check_parameters as check_parameters,
         execute_notebook as execute_notebook,
         remove_sockets as remove_sockets,
         render_html as render_html,
@@ -72,7 +73,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "exports": ["check_out_dir", "export_tables", "write_exports"],
         "index": ["list_experiments", "write_index", "write_thumbnail"],
-        "notebooks": ["ReportError", "execute_notebook", "remove_sockets", "render_html"],
+        "notebooks": ["ReportError", "check_parameters", "execute_notebook", "remove_sockets", "render_html"],
         "page": ["show_figure", "show_lights", "show_map", "show_pictures", "show_table", "show_text"],
         "summary": ["conclude", "report_metrics"],
     },

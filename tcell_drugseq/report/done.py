@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ RECORD = "done.json"
 
 def _read_by(name: str, given: str) -> Any:
     """Digests of the content of a parameter's file or folder; raises `InputError` if it does not exist."""
-    path = Path(given).expanduser()
-    if not path.exists():
-        raise InputError(f"{name}: found no file or folder {given}, expected what the experiment reads")
+    path = Path(os.path.expanduser(given))
     try:
+        if not path.exists():
+            raise InputError(f"{name}: found no file or folder {given}, expected what the experiment reads")
         if name == "model_path" and path.is_file():
             return {file.name: hash_file(file) for file in {path, *path.parent.glob("model_fold*.pt")}}
         return hash_files(path) if path.is_dir() else hash_file(path)
@@ -107,8 +108,10 @@ def why_not_done(
         files, before = record["files"], {part: record[part] for part in ("parameters", "inputs", "code")}
     except FileNotFoundError:
         return f"{folder} has no record of how it was made"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{folder / RECORD} can't be read"
+    if not all(isinstance(part, dict) for part in (files, before["parameters"], before["inputs"])):
+        return f"{folder / RECORD} is no record of a report"
     if changed := _differences(before["parameters"], about["parameters"]):
         return f"other parameters: {', '.join(changed)}"
     if changed := _differences(before["inputs"], about["inputs"]):

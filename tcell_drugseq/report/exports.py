@@ -5,6 +5,7 @@
 # %% ../../nbs/10_report/04_exports.ipynb #72875a5d
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -164,7 +165,7 @@ def check_out_dir(
     """Raise `InputError` if `out_dir` holds another run, is a file, or cannot be written."""
     if not str(out_dir).strip():
         raise InputError("out_dir: found an empty name, expected a folder for the outputs")
-    out = Path(out_dir).expanduser().resolve()
+    out = Path(os.path.expanduser(out_dir)).resolve()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out_dir}: found a file, expected a folder for the outputs")
     held = [path.name for name in (MARK, *owned_files()) for path in out.glob(name)]

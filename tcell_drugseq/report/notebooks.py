@@ -13,13 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from ..base.files import NoSpaceError, needs_space, written_whole
-from ..base.settings import InputError, coerce
+from ..base.settings import InputError, coerce, naming, shown
 from .page import ASSETS
 
 log = logging.getLogger(__name__)
@@ -29,28 +30,49 @@ __all__ = ['log', 'read_notebook_parameters', 'check_parameters', 'ReportError',
            'render_html']
 
 # %% ../../nbs/10_report/03_notebooks.ipynb #f7c6c312
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError, SyntaxError)
+
+
+@lru_cache(maxsize=8)
+def _parameters(content: bytes) -> dict[str, Any]:
+    """The parameters in a notebook's bytes."""
+    import nbformat
+
+    try:
+        book = nbformat.reads(content.decode(), as_version=4)
+        nbformat.validate(book)
+    except (*_BROKEN, nbformat.ValidationError) as e:
+        reason = " ".join(str(e).split())[:100]
+        raise InputError(f"not readable as a notebook: {type(e).__name__}: {reason}") from e
+    tagged = [c.source for c in book.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise InputError(f"found {len(tagged)} cells tagged `parameters`, expected one")
+    try:
+        lines = ast.parse(tagged[0]).body
+    except _BROKEN as e:
+        raise InputError(f"the cell tagged `parameters` is no Python: {e}") from e
+    defaults = {}
+    for line in lines:
+        try:
+            (target,) = line.targets
+            defaults[target.id] = ast.literal_eval(line.value)
+        except _BROKEN as e:
+            raise InputError(f"found `{ast.unparse(line)}` among the parameters, expected `name = value`") from e
+    return defaults
+
+
 def read_notebook_parameters(
     notebook: str | Path,  # an .ipynb with a cell tagged `parameters`
 ) -> dict[str, Any]:  # name -> default
     """Read the parameters of a notebook; raises `InputError` without such a cell or for a computed default."""
-    import nbformat
-
-    if not Path(notebook).is_file():
-        raise InputError(f"{notebook}: no such notebook; say which one to run")
-    cells = nbformat.read(notebook, as_version=4).cells
-    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise InputError(f"{notebook}: found {len(tagged)} cells tagged `parameters`, expected one")
-    defaults = {}
-    for line in ast.parse(tagged[0]).body:
-        try:
-            (target,) = line.targets
-            defaults[target.id] = ast.literal_eval(line.value)
-        except (AttributeError, ValueError) as e:
-            raise InputError(
-                f"{notebook}: found `{ast.unparse(line)}` among the parameters, expected `name = value`"
-            ) from e
-    return defaults
+    try:
+        content = Path(notebook).read_bytes()
+    except FileNotFoundError as e:
+        raise InputError(f"{notebook}: no such notebook; say which one to run") from e
+    except OSError as e:
+        raise InputError(f"{notebook}: can't be read: {e.strerror or e}") from e
+    with naming(str(notebook)):
+        return dict(_parameters(content))
 
 # %% ../../nbs/10_report/03_notebooks.ipynb #012f961d
 def check_parameters(
@@ -62,9 +84,9 @@ def check_parameters(
     known, checked = read_notebook_parameters(notebook), {}
     for name, value in params.items():
         if name not in known:
-            matches = difflib.get_close_matches(str(name), known, n=1)
+            matches = difflib.get_close_matches(name if isinstance(name, str) else "", known, n=1)
             hint = f"; did you mean {matches[0]!r}?" if matches else ""
-            raise InputError(f"{where}: unknown parameter {name!r} for {Path(notebook).name}{hint}")
+            raise InputError(f"{where}: unknown parameter {shown(name)} for {Path(notebook).name}{hint}")
         default = tuple(known[name]) if isinstance(known[name], list) else known[name]
         value = coerce(f"{where}: {name}", value, default)
         checked[name] = list(value) if isinstance(value, tuple) else value
