@@ -160,7 +160,7 @@ def _apply_loaded(
     x = np.asarray(screen.X)
     split = known_split(x, about)
     again = set(screen.obs["compound"][split == "new"].astype(str)) & set(about.get("compounds", ()))
-    views = load_views(path.parent, screen, cfg)
+    views = load_views(path.parent, about, screen, cfg)
     if again and not views:
         log.warning("new wells of %d compounds that the model was trained on: not a fair test of these", len(again))
     with stages("predictions and importance"):

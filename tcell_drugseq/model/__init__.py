@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         match_genes as match_genes,
         predict_wells as predict_wells,
         prediction_table as prediction_table,
+        read_saved as read_saved,
         save_model as save_model,
     )
     from tcell_drugseq.model.encoders import training_flops as training_flops
@@ -38,7 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["expression", "encoders", "network", "checkpoint"],
     submod_attrs={
-        "checkpoint": ["load_model", "match_genes", "predict_wells", "prediction_table", "save_model"],
+        "checkpoint": ["load_model", "match_genes", "predict_wells", "prediction_table", "read_saved", "save_model"],
         "encoders": ["training_flops"],
         "expression": ["RowsOnDisk", "blocks", "expression_rows"],
         "network": ["LEAST_RELEVANCE", "MultiTaskModel", "Output", "Tasks", "fit_buffers", "join_outputs"],

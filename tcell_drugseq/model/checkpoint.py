@@ -17,7 +17,7 @@ import torch
 
 from ..base.defaults import ModelConfig
 from ..base.files import written_whole
-from ..base.settings import InputError, leaves, with_leaves
+from ..base.settings import InputError, leaves, naming, shown, with_leaves
 from .expression import RowsOnDisk, blocks
 from .network import MultiTaskModel, Output, Tasks, join_outputs
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'predict_wells', 'prediction_table', 'save_model', 'load_model', 'match_genes']
+__all__ = ['log', 'predict_wells', 'prediction_table', 'save_model', 'read_saved', 'load_model', 'match_genes']
 
 # %% ../../nbs/02_model/04_checkpoint.ipynb #6a38a4c1
 @torch.no_grad()
@@ -86,33 +86,100 @@ def save_model(
             save_file(state, tmp, metadata={"about": json.dumps(about, ensure_ascii=False)})
             tmp.chmod(path.stat().st_mode)  # safetensors alone would hide it from the group
 
-# %% ../../nbs/02_model/04_checkpoint.ipynb #61a278d3
-def load_model(
+# %% ../../nbs/02_model/04_checkpoint.ipynb #e5263bd2
+def _check_archive(path: str | Path) -> None:
+    """Raise `ValueError` or `BadZipFile` for anything but the archive that PyTorch writes, whole and not compressed."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("found compressed parts")
+        if sum(part.file_size for part in parts) > Path(path).stat().st_size:
+            raise ValueError("found parts larger than the file")
+        if damaged := archive.testzip():
+            raise ValueError(f"found another checksum of {damaged}")
+
+
+def read_saved(
     path: str | Path,
-) -> tuple[MultiTaskModel, dict[str, Any]]:  # model in evaluation mode, and what was saved about it
-    """Read a model written by `save_model`; raises `InputError` for anything else, pickled code above all."""
-    import pickle
+) -> dict[str, Any]:  # plain values and tensors on the CPU
+    """Read a mapping that `torch.save` wrote, without running code; raises `InputError` for anything else."""
     import warnings
 
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PyTorch's advice on foreign pickles; they are refused below
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such model file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+    except Exception as e:  # there is no end to what unpickling says of a damaged file
         wanted = "a .pt file that `run` wrote (a pickle with code in it is refused)"
         raise InputError(f"{path}: not a readable model, expected {wanted}") from e
-    wanted = {"format", "model", "genes", "scores", "label", "activation", "state"}
-    if not isinstance(saved, dict) or not wanted <= saved.keys():
-        raise InputError(f"{path}: not a model of tcell_drugseq, expected the entries {', '.join(sorted(wanted))}")
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: found a {type(saved).__name__}, expected the entries of a model")
+    return saved
+
+# %% ../../nbs/02_model/04_checkpoint.ipynb #4da0dc22
+_ENTRIES = {
+    "format": int,
+    "model": dict,
+    "genes": list,
+    "scores": list,
+    "label": bool,
+    "activation": bool,
+    "state": dict,
+}
+
+
+def _check_entries(path: str | Path, saved: dict[str, Any]) -> None:
+    """Raise `InputError` unless a file has all entries of a model, of their types and in the known format."""
+    if not _ENTRIES.keys() <= saved.keys():
+        raise InputError(f"{path}: not a model of tcell_drugseq, expected the entries {', '.join(sorted(_ENTRIES))}")
+    for name, kind in _ENTRIES.items():
+        if type(saved[name]) is not kind and not (kind is dict and isinstance(saved[name], dict)):
+            raise InputError(f"{path}: {name}: found a {type(saved[name]).__name__}, expected a {kind.__name__}")
+    if saved["format"] != 1:
+        raise InputError(f"{path}: format: found {shown(saved['format'])}, expected 1, the only one known here")
+    for names in (saved["genes"], saved["scores"]):
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise InputError(f"{path}: genes and scores: found other values than names, each once")
+    if not saved["genes"]:
+        raise InputError(f"{path}: genes: found none, expected at least one")
+
+
+def _check_state(path: str | Path, state: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
+    """Raise `InputError` unless these are all weights of a model, whole and finite."""
+    unfit = f"{path}: weights do not fit the model's own settings"
+    if odd := sorted(map(str, state.keys() ^ wanted.keys())):
+        raise InputError(f"{unfit}: {shown(odd[0])} is {'missing' if odd[0] in wanted else 'unknown'}")
+    for name, like in wanted.items():
+        found = state[name]
+        if type(found) is not torch.Tensor or found.layout != torch.strided or found.device.type != "cpu":
+            raise InputError(f"{unfit}: {name}: found a {type(found).__name__} of another kind, expected a tensor")
+        if (found.shape, found.dtype) != (like.shape, like.dtype) or not found.is_contiguous():
+            gaps = "" if found.is_contiguous() else " with gaps"
+            has, needs = ((*t.shape, str(t.dtype).removeprefix("torch.")) for t in (found, like))
+            raise InputError(f"{unfit}: {name}: found {shown(has)}{gaps}, expected {shown(needs)}")
+        if not found.isfinite().all():
+            raise InputError(f"{path}: {name}: found a weight that is no number or infinite")
+
+# %% ../../nbs/02_model/04_checkpoint.ipynb #61a278d3
+def load_model(
+    path: str | Path,
+) -> tuple[MultiTaskModel, dict[str, Any]]:  # model in evaluation mode, and what was saved about it
+    """Read a model written by `save_model`; raises `InputError` for anything else, before it is built."""
+    saved = read_saved(path)
+    _check_entries(path, saved)
     cfg = with_leaves(ModelConfig(), saved["model"], where=str(path))
-    model = MultiTaskModel(saved["genes"], Tasks(tuple(saved["scores"]), saved["label"], saved["activation"]), cfg)
-    try:
-        model.load_state_dict(saved["state"])
-    except RuntimeError as e:
-        reason = str(e).splitlines()[-1].strip()
-        raise InputError(f"{path}: weights do not fit the model's own settings: {reason}") from e
+    with naming(str(path)):
+        tasks = Tasks(tuple(saved["scores"]), saved["label"], saved["activation"])
+    with torch.device("meta"):
+        wanted = MultiTaskModel(saved["genes"], tasks, cfg).state_dict()
+    _check_state(path, saved["state"], wanted)
+    model = MultiTaskModel(saved["genes"], tasks, cfg)
+    model.load_state_dict(saved["state"])
     return model.eval(), {k: v for k, v in saved.items() if k != "state"}
 
 # %% ../../nbs/02_model/04_checkpoint.ipynb #0840194c

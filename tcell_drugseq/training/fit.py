@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..base.digests import package_digest
 from ..base.files import written_whole
 from ..base.progress import note_progress
 from ..base.settings import InputError, leaves
+from ..model.checkpoint import read_saved
 from ..model.encoders import training_flops
 from ..model.expression import blocks
 from ..model.network import MultiTaskModel, fit_buffers
@@ -127,10 +127,10 @@ def _load_progress(path: Path | None, key: str) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        found = saved["key"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as e:
-        log.warning("%s can't be read (%s), so the training begins anew", path.name, type(e).__name__)
+        saved = read_saved(path)
+        found = str(saved["key"])
+    except (InputError, KeyError):
+        log.warning("%s can't be read, so the training begins anew", path.name)
         return None
     if found != key:
         log.info("%s belongs to another training and is not continued", path.name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base.defaults import CorrectionConfig, RunConfig
-from ..base.settings import InputError, leaves
+from ..base.settings import InputError, leaves, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,6 +95,28 @@ def save_run(
         about = _about(screen, sides, _taught(screen, sides, cfg), cfg)
         save_model(v.model, folder / f"model_fold{v.fold.number}.pt", fold=v.fold.number, **about)
 
+# %% ../../nbs/03_training/09_store.ipynb #4bddd2ad
+def _is_plain(value: Any) -> bool:
+    """Whether this is a value of a setting."""
+    texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
+    return texts or isinstance(value, (str, int, float, bool))
+
+
+_SIDES = ("train", "val", "test")
+_ABOUT = {
+    "settings": lambda v: isinstance(v, dict) and all(isinstance(k, str) and _is_plain(x) for k, x in v.items()),
+    "split": lambda v: isinstance(v, dict) and all(isinstance(k, str) and x in _SIDES for k, x in v.items()),
+    "compounds": lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
+    "data_hash": lambda v: isinstance(v, str),
+}
+
+
+def _check_about(path: Path, about: dict[str, Any]) -> None:
+    """Raise `InputError` where a model says something of its training that `save_run` can't have written."""
+    for name, holds in _ABOUT.items():
+        if name in about and not holds(about[name]):
+            raise InputError(f"{path}: {name}: found {shown(about[name])}, expected what `run` writes there")
+
 # %% ../../nbs/03_training/09_store.ipynb #c0fce08d
 def load_for(
     path: Path,  # model.pt of a run
@@ -104,6 +126,7 @@ def load_for(
     from tcell_drugseq.model.checkpoint import load_model
 
     model, about = load_model(path)
+    _check_about(path, about)
     settings = about.get("settings", {})
     trained = settings.get("normalise", cfg.data.normalise)
     if trained != cfg.data.normalise:
@@ -116,22 +139,31 @@ def load_for(
     return model, about
 
 # %% ../../nbs/03_training/09_store.ipynb #6e9ba96d
+_OF_A_RUN = ("genes", "scores", "label", "activation", "model", "settings", "data_hash")
+
+
 def load_views(
     folder: Path,  # where model.pt lies
+    about: dict[str, Any],  # what `load_for` says of it
     screen: AnnData,  # genes in the model's order
     cfg: RunConfig,
 ) -> list[FoldModel]:  # empty unless together they are asked about every well once
-    """The fold models of a run, if every well here is one of its own."""
+    """The fold models of a run, if every well here is one of its own; raises `InputError` for those of another run."""
     from tcell_drugseq.model.checkpoint import load_model
     from tcell_drugseq.training.crossfit import FoldModel, read_chosen
     from tcell_drugseq.training.folds import Fold
 
     views = []
-    for path in folder.glob("model_fold*.pt"):
-        model, about = load_model(path)
-        side = known_split(np.asarray(screen.X), about)
-        fold = Fold(about["fold"], *(side == name for name in ("train", "val", "test")))
-        if cfg.correct.learns and not set(about["split"]) <= set(fingerprint_wells(np.asarray(screen.X))):
+    for path in sorted(folder.glob("model_fold*.pt")):
+        model, own = load_model(path)
+        _check_about(path, own)
+        if apart := [name for name in _OF_A_RUN if own.get(name) != about.get(name)]:
+            raise InputError(f"{path}: found another {apart[0]} than in the final model, expected one of the same run")
+        if type(own.get("fold")) is not int or "split" not in own or path.name != f"model_fold{own['fold']}.pt":
+            raise InputError(f"{path}: found no model of this fold, expected what `run` writes there")
+        side = known_split(np.asarray(screen.X), own)
+        fold = Fold(own["fold"], *(side == name for name in ("train", "val", "test")))
+        if cfg.correct.learns and not set(own["split"]) <= set(fingerprint_wells(np.asarray(screen.X))):
             return []  # the wells that its plate correction or choice of genes was fitted on are not all here
         views.append(FoldModel(fold, model, np.asarray(read_chosen(screen, fold.seen, cfg).X)))
     asked = np.sum([v.fold.test for v in views], axis=0) if views else np.zeros(1)
