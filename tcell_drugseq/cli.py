@@ -25,9 +25,9 @@ import typer
 from typer.core import TyperGroup
 
 from .base.defaults import PRESETS, RunConfig, ScreenConfig, SimConfig
-from .base.files import NoSpaceError, read_yaml
+from .base.files import NoSpaceError, absolute, read_yaml
 from .base.folders import made_folder
-from .base.settings import InputError, leaves, shown, with_leaves
+from .base.settings import InputError, leaves, with_leaves
 
 # %% ../nbs/91_cli.ipynb #7b47bf72
 def _help_of(config_class: type) -> dict[str, str]:
@@ -326,7 +326,7 @@ def batch(
     from tcell_drugseq.batch.sets import read_sets, set_table
     from tcell_drugseq.report.index import write_index
 
-    experiments, reports = read_sets(params), reports_dir.resolve()
+    experiments, reports = read_sets(params), absolute(reports_dir)
     if dry_run:
         plan = [reason or "done" for _, reason in plan_batch(experiments, reports, overwrite=True)]
         typer.echo(set_table(experiments).assign(why=plan).to_string(index=False))
@@ -364,6 +364,7 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EROFS)  # faults of a path itself
 _MEMORY = ("allocate memory", "out of memory")  # as PyTorch says it
 
 
@@ -382,9 +383,9 @@ def main() -> None:
         typer.echo(f"error: {e}", err=True)
         sys.exit(e.exit_code)
     except OSError as e:
-        if e.errno != errno.ENAMETOOLONG:  # then it is no name that somebody gave
+        if e.errno not in _PATHS or e.filename is None:
             raise
-        typer.echo(f"error: {shown(str(e.filename))}: {e.strerror}", err=True)
+        typer.echo(f"error: {e.filename}: found {e.strerror}, expected a path that can be used", err=True)
         sys.exit(InputError.exit_code)
     except FloatingPointError as e:
         typer.echo(f"error: {e}", err=True)

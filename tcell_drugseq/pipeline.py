@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .base.defaults import RunConfig
-from .base.files import NoSpaceError, write_yaml, yaml_text
+from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
 from .base.progress import note_progress
 from .base.settings import InputError
 
@@ -243,7 +243,7 @@ def run(
     place = os.path.expanduser(cfg.model_path or Path(cfg.out_dir) / "model.pt")
     model_path = Path(place) if cfg.skip_train else None
     out = check_out_dir(cfg.out_dir, cfg.overwrite, own_model=model_path)
-    if out == Path(cfg.data.data_dir).resolve():
+    if out == absolute(cfg.data.data_dir):
         raise InputError(f"out_dir: found {cfg.out_dir!r}, which is the data_dir; expected a folder of its own")
     model, about = load_for(model_path, cfg) if model_path else (None, {})
     with stages("reading"):

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.base.files import (
         NoSpaceError as NoSpaceError,
+        absolute as absolute,
+        check_regular as check_regular,
         needs_space as needs_space,
+        read_bytes as read_bytes,
         read_json_if_any as read_json_if_any,
         read_yaml as read_yaml,
         write_h5ad as write_h5ad,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
         made_folder as made_folder,
         staged_folder as staged_folder,
     )
+    from tcell_drugseq.base.hdf5 import read_hdf5 as read_hdf5
     from tcell_drugseq.base.progress import (
         PLACE as PLACE,
         describe_progress as describe_progress,
@@ -131,6 +135,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "findings",
         "style",
         "results",
+        "hdf5",
     ],
     submod_attrs={
         "defaults": [
@@ -150,7 +155,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "digests": ["hash_file", "hash_files", "package_digest", "short_digest"],
         "files": [
             "NoSpaceError",
+            "absolute",
+            "check_regular",
             "needs_space",
+            "read_bytes",
             "read_json_if_any",
             "read_yaml",
             "write_h5ad",
@@ -173,6 +181,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "not_testable",
         ],
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
+        "hdf5": ["read_hdf5"],
         "progress": ["PLACE", "describe_progress", "note_progress", "read_progress"],
         "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],

@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .files import check_regular
+
 # %% auto #0
 __all__ = ['hash_file', 'hash_files', 'short_digest', 'package_digest']
 
@@ -22,7 +24,8 @@ _AT_ONCE = 1 << 20
 def hash_file(
     path: str | Path,
 ) -> str:  # SHA-256, 64 hexadecimal digits
-    """Digest of a file's bytes."""
+    """Digest of a file's bytes; raises `OSError` for what is no regular file."""
+    check_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_AT_ONCE):

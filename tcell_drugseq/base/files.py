@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['NoSpaceError', 'needs_space', 'written_whole', 'read_yaml', 'yaml_text', 'write_yaml', 'write_json',
-           'read_json_if_any', 'write_h5ad']
+__all__ = ['NoSpaceError', 'needs_space', 'written_whole', 'check_regular', 'read_bytes', 'absolute', 'read_yaml', 'yaml_text',
+           'write_yaml', 'write_json', 'read_json_if_any', 'write_h5ad']
 
 # %% ../../nbs/00_base/03_files.ipynb #f1a90002
 class NoSpaceError(InputError):
@@ -79,6 +81,43 @@ def written_whole(
             tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+# %% ../../nbs/00_base/03_files.ipynb #bde8ad29
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
+
+
+def check_regular(
+    path: str | Path,  # links are followed
+) -> None:
+    """Raise `OSError` unless this is a regular file; nothing is opened."""
+    mode = os.stat(path).st_mode
+    if found := next((words for is_kind, words in _KINDS if is_kind(mode)), ""):
+        raise OSError(errno.EINVAL, found, str(path))
+
+# %% ../../nbs/00_base/03_files.ipynb #e6eeeaf8
+def read_bytes(
+    path: str | Path,
+    most: int = -1,  # bytes to read; -1: all
+) -> bytes:
+    """The content of a regular file; raises `OSError` for anything else, whose `strerror` says what was found."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        return file.read(most)
+
+# %% ../../nbs/00_base/03_files.ipynb #78959fce
+def absolute(
+    path: str | Path,  # as the user gave it
+) -> Path:  # absolute, without links and `~`
+    """The place that a path names; raises `InputError` where links lead in a circle."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError) as e:  # pathlib's word for a circle is a RuntimeError
+        raise InputError(f"{path}: {e}, expected a path that leads somewhere") from e
 
 # %% ../../nbs/00_base/03_files.ipynb #60050546
 @cache
@@ -156,13 +195,12 @@ def read_yaml(
     import yaml
 
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
+        content = read_bytes(path, _LARGEST + 1)
         if len(content) > _LARGEST:
             raise InputError(f"{path}: found more than {_LARGEST:,} bytes, expected a file of settings")
         values = _parse(content.decode("utf-8-sig"), Path(path).name)
     except OSError as e:
-        raise InputError(f"{path}: {e.strerror or e}") from e
+        raise InputError(f"{path}: found {e.strerror or e}, expected a regular file") from e
     except RecursionError as e:
         raise InputError(f"{path}: not readable as YAML: brackets, lists or aliases nested too deeply") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -211,7 +249,7 @@ def read_json_if_any(
 ) -> dict[str, Any]:  # empty where there is no mapping that can be read
     """Read a JSON mapping; an empty one if the file is missing or unreadable."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -24,8 +24,10 @@ def check_writable(
     name: str | Path,  # the folder as the user gave it, for the error
 ) -> None:
     """Raise `InputError` unless the folder can be created or written to."""
-    existing = next(p for p in (folder, *folder.parents) if p.exists())  # the hidden folder will be here too
+    existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # the hidden folder will be here too
     try:
+        with suppress(FileNotFoundError):
+            os.stat(folder)  # a name may be too long
         TemporaryDirectory(dir=existing).cleanup()
     except OSError as e:
         raise InputError(f"{name}: cannot be written: {existing}: {e.strerror}") from e
@@ -35,10 +37,17 @@ def check_writable(
 def made_folder(
     folder: Path,  # made with those above it where they are absent
 ) -> Iterator[None]:
-    """Make a folder; what was made here and is empty is removed where the block fails."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Make a folder; what was made here and is empty is removed where the block fails.
+
+    Raises `InputError` where it can't be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with needs_space(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{folder}: can't be made: {e.strerror or e}, expected a folder") from e
         yield
     except BaseException:
         for path in new:

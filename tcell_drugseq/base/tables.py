@@ -17,7 +17,7 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
-from .files import written_whole
+from .files import read_bytes, written_whole
 from .settings import InputError
 
 # %% auto #0
@@ -126,9 +126,9 @@ def decode(
 def _read_text(path: Path, problems: Problems) -> str | None:
     """The text of a CSV without byte-order mark, or None and a problem."""
     try:
-        text, fault = decode(path.read_bytes())
+        text, fault = decode(read_bytes(path))
     except OSError as e:
-        return problems.add(path.name, "", e.strerror or str(e), "a readable file")
+        return problems.add(path.name, "", e.strerror or str(e), "a regular file")
     if fault:
         return problems.add(path.name, *fault, _UTF8)
     if not text.strip():

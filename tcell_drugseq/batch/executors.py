@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from ..base.files import read_bytes
 from ..base.settings import InputError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def scheduler_address(
     if not scheduler.endswith(".json"):
         return scheduler
     try:
-        return str(json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"])
+        return str(json.loads(read_bytes(scheduler))["address"])
     except OSError as e:
         raise InputError(f"scheduler: {scheduler}: {e.strerror or e}, expected the file of a dask scheduler") from e
     except (ValueError, KeyError, TypeError) as e:

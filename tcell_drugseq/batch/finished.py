@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import ModelConfig, TrainConfig
-from ..base.files import read_yaml
+from ..base.files import read_bytes, read_yaml
 from ..base.settings import InputError, leaves
 from ..base.tables import data_row, decode, refuse, without_apostrophe
 from ..data.matrix import Z_NAMES
@@ -45,7 +45,7 @@ class Finished:
 def _rows(folder: Path, file: str) -> pd.DataFrame:
     """Read a CSV of a report as text; raises `InputError` if it is missing, truncated or malformed."""
     try:
-        text, fault = decode((folder / file).read_bytes())
+        text, fault = decode(read_bytes(folder / file))
     except OSError as e:
         refuse(str(folder), file, f"no file ({e.strerror})", "a finished report of a run with folds")
     if fault:
@@ -97,7 +97,7 @@ def target_columns(
 # %% ../../nbs/11_batch/04_finished.ipynb #23cdbc78
 def _read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
-        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(folder / file))
     except OSError as e:
         refuse(str(folder), file, f"no file ({e.strerror})", "a finished report")
     except ValueError as e:

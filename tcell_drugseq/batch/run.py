@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from ..base.files import absolute
 from ..base.folders import locked
 from ..base.progress import describe_progress, read_progress
 from ..base.settings import InputError
@@ -300,7 +301,7 @@ def run_batch(
 ) -> list[Outcome]:  # in the order of the plan
     """Run what is not done yet; a failing experiment does not stop the others."""
     _STOPPED.clear()
-    reports = Path(reports).resolve()
+    reports = absolute(reports)
     watch, found = Watch(reports, len(plan), say, renew), {}
     for e, reason in plan:
         if not reason:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import ScreenConfig
-from ..base.files import write_h5ad, write_yaml
+from ..base.files import absolute, write_h5ad, write_yaml
 from ..base.settings import InputError, leaves, naming
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ def check_screen_dir(
     """Raise `InputError` unless `out` is new or an empty folder, and can be written."""
     from tcell_drugseq.base.folders import check_writable
 
-    path = Path(os.path.expanduser(out)).resolve()
-    if path.exists() and not path.is_dir():
+    path = absolute(out)
+    if os.path.exists(path) and not path.is_dir():
         raise InputError(f"{out}: found a file, expected a new or empty folder")
-    if path.exists() and (there := sorted(p.name for p in path.iterdir() if not p.name.startswith("."))):
+    if os.path.exists(path) and (there := sorted(p.name for p in path.iterdir() if not p.name.startswith("."))):
         raise InputError(f"{out}: found {', '.join(there[:3])}, expected a new or empty folder")
     check_writable(path, out)
     return path

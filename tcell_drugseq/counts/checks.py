@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..base.files import read_bytes
 from ..base.tables import decode, quote_some, refuse
+from ..data.matrix import LARGEST_COUNT
 from ..data.wells import known_wells
 
 # %% ../../nbs/06_counts/01_checks.ipynb #76b6ace3
@@ -28,12 +30,12 @@ def read_text(
     """The text of a file in UTF-8; raises `InputError` if it is missing, empty, cut short or no text."""
     path, wanted = Path(path), "text saved as UTF-8 (CSV or TSV), plain or gzip"
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
         raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         refuse(path.name, "", f"a gzip archive that is cut short or damaged ({e})", "a whole one: copy it again")
     except OSError as e:
-        refuse(path.name, "", e.strerror or str(e), "a readable file")
+        refuse(path.name, "", e.strerror or str(e), "a regular file")
     text, fault = decode(raw)
     if fault:
         refuse(path.name, *fault, wanted)
@@ -135,11 +137,12 @@ def check_counts(
     genes: Sequence[str],
     file: str,  # for the message
 ) -> None:
-    """Raise `InputError` for the first value that is missing, negative or no whole number, or if all are zero."""
+    """Raise `InputError` for the first value that is missing, negative, huge or no whole number, or if all are zero."""
     values, wanted = x.data, "raw counts: whole numbers, zero or more"
     faults = (
         (~np.isfinite(values), "are no finite numbers"),
         (values < 0, "are negative"),
+        (values >= LARGEST_COUNT, f"are {LARGEST_COUNT} or more"),
         (values != np.rint(values), "are no whole numbers: they look normalised or estimated"),
     )
     for bad, what in faults:

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.files import read_bytes
 from ..base.settings import InputError
 from ..base.tables import Problems, quote_some
 
@@ -28,9 +29,9 @@ class GeneSet(NamedTuple):
 # %% ../../nbs/06_counts/07_gene_sets.ipynb #f5bb1a47
 def _gmt_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_bytes(path).decode("utf-8-sig").splitlines()
     except OSError as e:
-        raise InputError(f"{path.name}: found {e.strerror or e}, expected a readable .gmt file") from e
+        raise InputError(f"{path.name}: found {e.strerror or e}, expected a regular file (.gmt)") from e
     except UnicodeDecodeError as e:
         raise InputError(f"{path.name}: found byte 0x{e.object[e.start]:02x}, expected text in UTF-8") from e
 

@@ -93,8 +93,10 @@ def parse_doses(
             refuse(file, f"well {well!r}, dose", f"{cell!r} beside the unit {unit!r}", "one unit")
         key, doses[i], out[i] = own or given, float(match[1]), match[2] or unit.strip()
         if key in _MOLAR:
-            doses[i], out[i] = float(f"{doses[i] * _MOLAR[key]:.12g}"), "uM"
+            doses[i], out[i] = float(f"{float(match[1]) * _MOLAR[key]:.12g}"), "uM"
             converted |= {match[2] or unit.strip(): None} if key != "um" else {}
+        if np.isinf(doses[i]):
+            refuse(file, f"well {well!r}, dose", repr(cell)[:60], "a finite dose")
     return doses, out, list(converted)
 
 # %% ../../nbs/06_counts/03_map_tables.ipynb #780c7558

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import warnings
 from collections import Counter
@@ -19,8 +20,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..base.files import check_regular
+from ..base.hdf5 import read_hdf5
 from ..base.settings import InputError
-from ..base.tables import NUMBER, quote_some, refuse
+from ..base.tables import NUMBER, Problems, quote_some, refuse
 from .checks import ORIENTATIONS, check_counts, check_symbols, gene_names, orient, read_text
 
 if TYPE_CHECKING:
@@ -224,16 +227,9 @@ _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id")
 
 
 def _open(path: Path, kind: str, opener: Callable) -> AnnData:
-    """HDF5 and its readers fail in many ways on damaged bytes; each is an `InputError`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # names that are not unique: looked at later
-            return opener(path)
-    except OSError as e:
-        reason = e.strerror or str(e)
-    except Exception as e:
-        reason = f"{type(e).__name__}: {e}"
-    refuse(path.name, "", f"no readable {kind} ({' '.join(reason.split())[:120]})", f"{kind}")
+    adata = read_hdf5(path, kind, opener, problems := Problems())
+    problems.check()
+    return adata
 
 
 def _whole(x: Any) -> bool:
@@ -345,11 +341,16 @@ def _sum_genes(draft: _Draft) -> None:
 
 def _drafted(path: Path) -> _Draft:
     """Read `path` with the first reader that recognises it."""
+    try:
+        if not os.path.isdir(path):
+            check_regular(path)
+    except FileNotFoundError:
+        refuse(str(path), "", "no such file or folder", "a count matrix")
+    except OSError as e:
+        refuse(str(path), "", e.strerror or str(e), "a regular file or a folder")
     for known in READERS.values():
         if known.matches(path):
             return known.draft(path)
-    if not path.is_file():
-        refuse(str(path), "", "no such file or folder", "a count matrix")
     refuse(path.name, "", f"a file of type {path.suffix!r}", ", ".join(READERS))
 
 

@@ -63,12 +63,16 @@ def t_score(
     return scored.obs["Tscore"]
 
 # %% ../../nbs/06_counts/08_scores.ipynb #ac13c1d5
+_ROUNDING = 1e-5  # share of a value: logarithms of equal shares differ by less
+
+
 def _components(x: AnnData, n_genes: int = 2_000, n_comps: int = 30) -> AnnData:
     """Principal components of the most variable genes, in obsm["X_pca"]."""
     import scanpy as sc
     from anndata import AnnData
 
-    varies = np.asarray(x.X).std(axis=0) > 0
+    values = np.asarray(x.X)
+    varies = np.ptp(values, axis=0) > _ROUNDING * np.abs(values).max(axis=0)
     if varies.sum() < 2:
         raise InputError(f"scores: found {varies.sum()} genes that vary among {x.n_obs} wells, expected at least 2")
     y = AnnData(

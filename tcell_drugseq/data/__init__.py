@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.data.figures import plot_plates as plot_plates
     from tcell_drugseq.data.matrix import (
         LABEL as LABEL,
+        LARGEST_COUNT as LARGEST_COUNT,
         Z_NAMES as Z_NAMES,
         rank_r as rank_r,
         target_table as target_table,
@@ -39,7 +40,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "examples": ["example_results"],
         "figures": ["plot_plates"],
-        "matrix": ["LABEL", "Z_NAMES", "rank_r", "target_table", "target_values", "to_dense", "well_depth"],
+        "matrix": [
+            "LABEL",
+            "LARGEST_COUNT",
+            "Z_NAMES",
+            "rank_r",
+            "target_table",
+            "target_values",
+            "to_dense",
+            "well_depth",
+        ],
         "reading": ["find_problems", "read_h5ad", "read_screen", "screen_hash", "write_bundle"],
         "simulate": ["simulate_screen", "write_simulation"],
         "wells": ["known_wells", "parse_wells"],

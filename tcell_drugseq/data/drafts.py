@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
+from ..base.hdf5 import read_hdf5
 from ..base.tables import Problems, data_row, quote_some, read_column, read_numbers
+from .matrix import are_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -151,6 +152,9 @@ def _find_files(folder: Path, left_out: set[str], need_targets: bool, problems: 
     return found
 
 # %% ../../nbs/01_data/03_drafts.ipynb #ae7858ea
+_FINITE, _COUNTS = "a finite number", "raw counts: whole numbers, zero or more"
+
+
 def _check_counts(table: tuple[list[str], np.ndarray], genes: list[str], file: str, problems: Problems) -> bool:
     """Whether counts are counts of the genes of the expression, in their order."""
     header, x = table
@@ -160,9 +164,9 @@ def _check_counts(table: tuple[list[str], np.ndarray], genes: list[str], file: s
     elif header != genes:
         j = next(j for j, (a, b) in enumerate(zip(header, genes, strict=True)) if a != b)
         problems.add(file, f"column {j + 1}", repr(header[j]), f"{genes[j]!r}, as in expr_mat.csv")
-    bad = np.argwhere((x < 0) | (x != np.rint(x)))
+    bad = np.argwhere(~are_counts(x))
     places = [(f"{data_row(i)}, column {header[j]}", f"{x[i, j]:g}") for i, j in bad[: problems.listed]]
-    problems.add_places(file, places, "raw counts: whole numbers, zero or more", total=len(bad))
+    problems.add_places(file, places, _COUNTS, total=len(bad))
     return len(problems) == before
 
 
@@ -266,7 +270,7 @@ class _Obs:
         bad = np.flatnonzero(~np.isfinite(values) & plain.notna().to_numpy())
         wells = list(self.frame.index)
         places = [(f"{where}, well {wells[i]!r}", repr(plain.iloc[i])) for i in bad]
-        self.problems.add_places(self.file, places, "a finite number")
+        self.problems.add_places(self.file, places, _FINITE)
         return values
 
 # %% ../../nbs/01_data/03_drafts.ipynb #7d215c05
@@ -322,12 +326,13 @@ def _read_score(name: str, obs: _Obs) -> np.ndarray | None:
 
 def _read_scores(adata: AnnData, cfg: DataConfig, obs: _Obs) -> pd.DataFrame | None:
     """The scores of the settings, else those in obsm; None if there are none."""
-    stored, names = adata.obsm.get("scores"), adata.uns.get("score_names", ())
+    stored: Any = adata.obsm.get("scores")
+    stored, names = getattr(stored, "toarray", lambda: stored)(), np.ravel(adata.uns.get("score_names", ()))
     if cfg.scores:
         named = {name: _read_score(name, obs) for name in cfg.scores}
     elif stored is None:
         return None
-    elif not isinstance(stored, pd.DataFrame) and len(names) != stored.shape[1]:
+    elif not isinstance(stored, pd.DataFrame) and stored.shape[1:] != (len(names),):
         return obs.problems.add(obs.file, "obsm['scores']", "an array", "a DataFrame, or names in uns['score_names']")
     else:
         frame = stored if isinstance(stored, pd.DataFrame) else pd.DataFrame(stored, columns=list(names))
@@ -344,40 +349,25 @@ def _read_scores(adata: AnnData, cfg: DataConfig, obs: _Obs) -> pd.DataFrame | N
     return scores if len(scores.columns) else None
 
 # %% ../../nbs/01_data/03_drafts.ipynb #ab5c6300
-def _open_h5ad(path: Path, problems: Problems) -> AnnData | None:
-    """The file as AnnData, or None and a problem: HDF5 and AnnData fail in many ways on damaged bytes."""
-    from anndata import read_h5ad
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # names that are not unique: the check names them
-            return read_h5ad(path)
-    except Exception as e:
-        reason = " ".join(str(e).split())[:150]
-        return problems.add(path.name, "", f"no readable AnnData ({type(e).__name__}: {reason})", "an .h5ad file")
-
-
-def _dense(matrix: Any) -> np.ndarray:
-    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(matrix, dtype=np.float32)
-
-
-def _read_matrix(adata: AnnData, layer: str, file: str, problems: Problems) -> np.ndarray | None:
-    """X or a layer as dense float32, all values finite; or None and problems."""
+def _read_matrix(
+    adata: AnnData, layer: str, file: str, problems: Problems, fits: Callable = np.isfinite, wanted: str = _FINITE
+) -> np.ndarray | None:
+    """X or a layer as dense float32, whose values all are as wanted; or None and problems."""
     where = f"layer {layer!r}" if layer else "X"
-    matrix = adata.layers.get(layer) if layer else adata.X
+    matrix: Any = adata.layers.get(layer) if layer else adata.X
     if matrix is None:
         return problems.add(file, where, "nothing", f"a matrix (layers: {quote_some(list(adata.layers)) or 'none'})")
     if matrix.dtype.kind not in "fiub" or 0 in matrix.shape:
         return problems.add(file, where, f"{matrix.shape} of {matrix.dtype}", "numbers, at least one well and one gene")
-    x = _dense(matrix)
-    bad = np.argwhere(~np.isfinite(x))
+    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(matrix, dtype=np.float32)
+    bad = np.argwhere(~fits(x))
     if len(bad) == 0:
         return x
     wells, genes = adata.obs_names, adata.var_names
     places = [(f"{where}, well {wells[i]!r}, gene {genes[j]!r}", str(x[i, j])) for i, j in bad[: problems.listed]]
-    return problems.add_places(file, places, "a finite number", total=len(bad))
+    return problems.add_places(file, places, wanted, total=len(bad))
 
 # %% ../../nbs/01_data/03_drafts.ipynb #671188ff
 def _kept(frame: pd.DataFrame, file: str) -> pd.DataFrame:
@@ -386,8 +376,8 @@ def _kept(frame: pd.DataFrame, file: str) -> pd.DataFrame:
         log.warning("%s: obs columns of an earlier run are left out: %s", file, quote_some(stale))
     kept = {}
     for name, column in frame.drop(columns=stale).items():
-        plain = np.asarray(column) if column.dtype == "category" else column
-        kept[name] = as_texts(column) if plain.dtype == object else np.asarray(plain)
+        plain = np.asarray(column)  # of pandas' own types, one with gaps is an array of objects
+        kept[name] = as_texts(column) if plain.dtype == object else plain
     return pd.DataFrame(kept)
 
 # %% ../../nbs/01_data/03_drafts.ipynb #56b3f07f
@@ -408,6 +398,7 @@ def draft_h5ad(
     problems: Problems,  # takes what is wrong
 ) -> Draft:  # what could be read
     """Read the parts of an `.h5ad` file."""
+    from anndata import read_h5ad
 
     def place(part: str, i: int | None = None) -> tuple[str, str]:
         column = getattr(cfg, part, "")
@@ -422,7 +413,7 @@ def draft_h5ad(
         return path.name, name + number
 
     draft = Draft(place)
-    if (adata := _open_h5ad(path, problems)) is None:
+    if (adata := read_hdf5(path, "AnnData", read_h5ad, problems)) is None:
         return draft
     obs = _Obs(path.name, cast(pd.DataFrame, adata.obs), need_targets, problems)
     ids = obs.get(cfg.well, "well")
@@ -439,8 +430,12 @@ def draft_h5ad(
     columns |= {part: _read_role(part, cfg, obs) for part in ("plate", "batch", "cluster", "activation_old", "dose")}
     draft.columns = {part: values for part, values in columns.items() if values is not None}
     draft.kept = _kept(obs.frame, path.name)
-    draft.counts = _dense(adata.layers["counts"]) if "counts" in adata.layers else None
+    if "counts" in adata.layers:
+        draft.counts = _read_matrix(adata, "counts", path.name, problems, are_counts, _COUNTS)
     draft.made = {name: adata.uns[name] for name in MADE if name in adata.uns}
     source = adata.uns.get("source")
-    draft.source = {"format": "h5ad", "simulated": isinstance(source, Mapping) and bool(source.get("simulated", False))}
+    draft.source = {
+        "format": "h5ad",
+        "simulated": isinstance(source, Mapping) and bool(np.any(source.get("simulated", False))),
+    }
     return draft

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'target_table', 'target_values', 'to_dense', 'rank_r', 'well_depth']
+__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'target_table', 'target_values', 'to_dense', 'are_counts', 'rank_r', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -51,6 +51,17 @@ def target_values(
 def to_dense(x: Any) -> np.ndarray:
     """Matrix as float64, sparse or not."""
     return np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
+
+# %% ../../nbs/01_data/02_matrix.ipynb #cbe05840
+LARGEST_COUNT = 2**31  # a count is below it
+
+
+def are_counts(
+    x: np.ndarray,
+) -> np.ndarray:  # bool, of the same shape
+    """Whether each value can be a raw count of one gene in one well."""
+    with np.errstate(invalid="ignore"):
+        return (x >= 0) & (x < LARGEST_COUNT) & (x == np.rint(x))
 
 # %% ../../nbs/01_data/02_matrix.ipynb #7ac62088
 def rank_r(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
-from ..base.files import write_yaml
+from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError
 from ..base.tables import Problems, quote_some, several_spellings, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
+from .matrix import are_counts
 from .wells import NO_POSITION, known_wells, parse_wells, pattern_wells  # noqa: F401
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             problems.add(*d.place("compound"), f"{quote_some(spelled)}, which read as one name", wanted)
         else:
             log.warning("%s: %s are taken for different compounds", d.place("compound")[0], quote_some(spelled))
+    if set(compounds) == {control}:
+        found = f"{control!r} in all {compounds[control]} wells"
+        problems.add(*d.place("compound"), found, "a compound to compare with the control")
     classes = Counter(_LABELS.get(text) for text in d.columns.get("label", []))
     if classes and None not in classes and min(classes[0], classes[1]) < 2:
         problems.add(
@@ -87,7 +92,7 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
 def _normalise(d: Draft, problems: Problems) -> None:
     """Keep counts, take the logarithm of their share; a value that is no count is a problem."""
     assert d.x is not None and d.wells is not None  # else it is not called
-    bad = np.argwhere((d.x < 0) | (d.x != np.rint(d.x)))
+    bad = np.argwhere(~are_counts(d.x))
     if len(bad):
         i, j = bad[0]
         file, where = d.place("gene", j)
@@ -218,11 +223,17 @@ def _read(path: str | Path, cfg: DataConfig, need_targets: bool, take_apart: Cal
 
 def _format(path: Path, problems: Problems) -> Callable | None:
     """The reader for `path`: a folder is a bundle; None and a problem if it is neither format."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return draft_bundle
-    if path.is_file() and path.suffix.lower() == ".h5ad":
-        return draft_h5ad
-    found = f"a file of type {path.suffix!r}" if path.exists() else "no such file or folder"
+    try:
+        check_regular(path)
+        if path.suffix.lower() == ".h5ad":
+            return draft_h5ad
+        found = f"a file of type {path.suffix!r}"
+    except FileNotFoundError:
+        found = "no such file or folder"
+    except OSError as e:
+        found = e.strerror or str(e)
     return problems.add(str(path), "", found, "a folder with the CSV bundle or an .h5ad file")
 
 # %% ../../nbs/01_data/04_reading.ipynb #aa35f00c

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..base.defaults import ModelConfig
-from ..base.files import written_whole
+from ..base.files import check_regular, written_whole
 from ..base.settings import InputError, leaves, naming, shown, with_leaves
 from .expression import RowsOnDisk, blocks
 from .network import MultiTaskModel, Output, Tasks, join_outputs
@@ -108,12 +108,15 @@ def read_saved(
     import warnings
 
     try:
+        check_regular(path)
         _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PyTorch's advice on foreign pickles; they are refused below
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such model file") from None
+    except OSError as e:
+        raise InputError(f"{path}: found {e.strerror or e}, expected a regular file") from e
     except Exception as e:  # there is no end to what unpickling says of a damaged file
         wanted = "a .pt file that `run` wrote (a pickle with code in it is refused)"
         raise InputError(f"{path}: not a readable model, expected {wanted}") from e

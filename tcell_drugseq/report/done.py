@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.digests import hash_file, hash_files, package_digest, short_digest
-from ..base.files import write_json
+from ..base.files import read_bytes, write_json
 from ..base.settings import InputError
 from ..counts.gene_sets import signature_place
 
@@ -28,11 +28,11 @@ def _read_by(name: str, given: str) -> Any:
     """Digests of the content of a parameter's file or folder; raises `InputError` if it does not exist."""
     path = Path(os.path.expanduser(given))
     try:
-        if not path.exists():
-            raise InputError(f"{name}: found no file or folder {given}, expected what the experiment reads")
-        if name == "model_path" and path.is_file():
+        if name == "model_path" and os.path.isfile(path):
             return {file.name: hash_file(file) for file in {path, *path.parent.glob("model_fold*.pt")}}
-        return hash_files(path) if path.is_dir() else hash_file(path)
+        return hash_files(path) if os.path.isdir(path) else hash_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{name}: found no file or folder {given}, expected what the experiment reads") from None
     except OSError as e:
         raise InputError(f"{name}: {given} can't be read: {e.strerror or e}") from e
 
@@ -104,7 +104,7 @@ def why_not_done(
     if not folder.is_dir():
         return "there is no report"
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(read_bytes(folder / RECORD))
         files, before = record["files"], {part: record[part] for part in ("parameters", "inputs", "code")}
     except FileNotFoundError:
         return f"{folder} has no record of how it was made"

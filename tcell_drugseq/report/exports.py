@@ -14,7 +14,7 @@ from typing import cast
 import pandas as pd
 from anndata import AnnData
 
-from ..base.files import write_h5ad, write_json, written_whole
+from ..base.files import absolute, write_h5ad, write_json, written_whole
 from ..base.folders import MARK, check_writable
 from ..base.results import OUTPUTS, data_dictionary, owned_files
 from ..base.settings import InputError
@@ -165,13 +165,13 @@ def check_out_dir(
     """Raise `InputError` if `out_dir` holds another run, is a file, or cannot be written."""
     if not str(out_dir).strip():
         raise InputError("out_dir: found an empty name, expected a folder for the outputs")
-    out = Path(os.path.expanduser(out_dir)).resolve()
-    if out.exists() and not out.is_dir():
+    out = absolute(out_dir)
+    if os.path.exists(out) and not out.is_dir():
         raise InputError(f"{out_dir}: found a file, expected a folder for the outputs")
     held = [path.name for name in (MARK, *owned_files()) for path in out.glob(name)]
     if (out / ".partial").exists() and not (out / MARK).exists():
         held = []  # an earlier run was killed while its files were moved in; this run finishes the move
-    mine = own_model is not None and own_model.resolve().parent == out
+    mine = own_model is not None and absolute(own_model).parent == out
     if held and not overwrite and not mine:
         raise InputError(f"{out_dir}: already holds a run ({held[0]}); give another out_dir or --overwrite")
     check_writable(out, out_dir)

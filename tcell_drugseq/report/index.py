@@ -20,7 +20,7 @@ from urllib.parse import quote
 import pandas as pd
 from PIL import Image
 
-from ..base.files import written_whole
+from ..base.files import read_bytes, written_whole
 from ..base.settings import InputError
 from .page import ASSETS, LIGHTS
 
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
 
 def _finished(folder: Path) -> dict[str, Any]:
     """What the list shows of a finished report."""
-    summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    summary = json.loads(read_bytes(folder / "metrics.json"))
     ours, ridge = (summary.get("validation", {}).get(model, {}) for model in ("transformer", "ridge"))
 
     def pair(target: str, name: str) -> tuple:
@@ -152,7 +152,7 @@ def _failed(folder: Path) -> dict[str, Any]:
     log_path, error, date = folder / "run.log", "", ""
     if (folder / "error.json").is_file():
         try:
-            found = json.loads((folder / "error.json").read_text(encoding="utf-8"))
+            found = json.loads(read_bytes(folder / "error.json"))
             error, date = (_lines(str(found["error"])) or [""])[0], str(found.get("date", ""))
         except _BROKEN as e:
             _skipped(folder / "error.json", e)

@@ -19,7 +19,7 @@ from typing import Any
 
 import nbformat
 
-from ..base.files import NoSpaceError, needs_space, written_whole
+from ..base.files import NoSpaceError, needs_space, read_bytes, written_whole
 from ..base.settings import InputError, coerce, naming, shown
 from .page import ASSETS
 
@@ -66,11 +66,11 @@ def read_notebook_parameters(
 ) -> dict[str, Any]:  # name -> default
     """Read the parameters of a notebook; raises `InputError` without such a cell or for a computed default."""
     try:
-        content = Path(notebook).read_bytes()
+        content = read_bytes(notebook)
     except FileNotFoundError as e:
         raise InputError(f"{notebook}: no such notebook; say which one to run") from e
     except OSError as e:
-        raise InputError(f"{notebook}: can't be read: {e.strerror or e}") from e
+        raise InputError(f"{notebook}: found {e.strerror or e}, expected a regular file (.ipynb)") from e
     with naming(str(notebook)):
         return dict(_parameters(content))
 

@@ -196,8 +196,11 @@ BAD = {
         h5ad(PLAIN, [f"ENSG{i:011d}" for i in range(5)]),
         ["counts.h5ad: found Ensembl ids", "expected human gene symbols as var_names or in a column of var"],
     ),
-    "no h5ad": (content("counts.h5ad", b"gene,A01\n"), ["counts.h5ad: found no readable AnnData", "expected AnnData"]),
-    "cut 10x": (cut_10x, ["counts.h5: found no readable 10x .h5", "expected 10x .h5"]),
+    "no h5ad": (
+        content("counts.h5ad", b"gene,A01\n"),
+        ["counts.h5ad: found no readable AnnData", "expected a whole AnnData"],
+    ),
+    "cut 10x": (cut_10x, ["counts.h5: found no readable 10x .h5", "expected a whole 10x .h5"]),
 }
 
 

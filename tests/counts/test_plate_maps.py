@@ -239,7 +239,7 @@ BAD_MAPS = {
         ["map.csv: found blocks of 96 and of 384 wells, expected one size"],
     ),
     "empty": (content("map.csv", b" \n"), "DMSO", ["map.csv: found an empty file", "expected a header and rows"]),
-    "absent": (lambda folder: folder / "map.csv", "DMSO", ["map.csv: found No such file", "expected a readable file"]),
+    "absent": (lambda folder: folder / "map.csv", "DMSO", ["map.csv: found No such file", "expected a regular file"]),
     "workbook": (
         content("map.csv", b"PK\x03\x04abc"),
         "DMSO",

@@ -358,7 +358,7 @@ BAD = {  # how to break what was sent, what is asked for, what the line must hol
     "h5ad cut short": (
         cut(lambda folder, sent: as_h5ad(sent.counts, folder / "counts.h5ad"), "counts.h5ad"),
         "counts.h5ad map.csv out",
-        ["counts.h5ad: found no readable AnnData", "expected AnnData"],
+        ["counts.h5ad: found no readable AnnData", "expected a whole AnnData"],
     ),
     "10x of another barcode file": (
         tenx(edit("barcodes.tsv", "tc1_A1_A01\n", "")),
@@ -366,7 +366,7 @@ BAD = {  # how to break what was sent, what is asked for, what the line must hol
         ["10x/matrix.mtx: found 300 x 48, expected 300 x 47, as 10x/features.tsv and 10x/barcodes.tsv have lines"],
     ),
     "no counts": (nothing, "nowhere.csv map.csv out", ["nowhere.csv: found no such file", "expected a count matrix"]),
-    "no map": (nothing, "counts.csv nowhere.csv out", ["nowhere.csv: found No such file", "expected a readable file"]),
+    "no map": (nothing, "counts.csv nowhere.csv out", ["nowhere.csv: found No such file", "expected a regular file"]),
     "no config": (nothing, f"{GOOD} --config nowhere.yaml", ["nowhere.yaml: No such file or directory"]),
     "no gene sets": (nothing, f"{GOOD} --signature nowhere.gmt:X", ["nowhere.gmt: found No such file", "expected a"]),
     "map and counts exchanged": (
