@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..base.defaults import ModelConfig, TrainConfig
 from ..base.files import read_bytes, read_yaml
-from ..base.settings import InputError, leaves
+from ..base.settings import InputError, leaves, shown
 from ..base.tables import data_row, decode, refuse, without_apostrophe
 from ..data.matrix import Z_NAMES
 
@@ -100,11 +100,36 @@ def _read_json(folder: Path, file: str) -> dict[str, Any]:
         content = json.loads(read_bytes(folder / file))
     except OSError as e:
         refuse(str(folder), file, f"no file ({e.strerror})", "a finished report")
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         refuse(str(folder), file, f"no JSON ({e})", "a summary of a run")
     if not isinstance(content, dict):
         refuse(str(folder), file, type(content).__name__, "a summary of a run")
     return content
+
+
+def _is_made_of(value: Any) -> bool:
+    """Whether these are the parameters, inputs and code of a report, as far as they are known."""
+    parts = {"parameters": dict, "inputs": dict, "code": str}
+    return isinstance(value, dict) and all(isinstance(value.get(part, kind()), kind) for part, kind in parts.items())
+
+
+def _are_metrics(value: Any, deep: int = 3) -> bool:
+    """Whether these are numbers by model, target and metric; None for one that is not finite."""
+    if deep:
+        return isinstance(value, dict) and all(_are_metrics(v, deep - 1) for v in value.values())
+    return value is None or isinstance(value, (int, float))
+
+
+_SHAPES = {"validation": _are_metrics, "hits": lambda v: isinstance(v, list), "made_of": _is_made_of}
+
+
+def _read_summary(folder: Path, file: str) -> dict[str, Any]:
+    """Read `metrics.json` or `previous.json`; raises `InputError` where a part has another shape than a run writes."""
+    summary = _read_json(folder, file)
+    for part, holds in _SHAPES.items():
+        if part in summary and not holds(summary[part]):
+            refuse(str(folder), f"{file}: {part}", shown(summary[part]), "what a run writes there")
+    return summary
 
 
 _OF_TRAINING = {*leaves(ModelConfig()), *leaves(TrainConfig())}
@@ -116,12 +141,12 @@ def _read_settings(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
         hashed, version = str(about["data"]["hash"]), str(about["versions"]["tcell_drugseq"])
         kept = dict(about["settings"])
         if kept.get("skip_train"):
-            kept |= {k: v for k, v in about.get("trained", {}).items() if k in _OF_TRAINING}
+            kept |= {k: v for k, v in dict(about.get("trained", {})).items() if k in _OF_TRAINING}
             kept["model"] = str(made_of.get("inputs", {}).get("model_path", "unknown"))
         kept = {k: v for k, v in kept.items() if k not in ("data_dir", "num_threads")}
-    except (KeyError, TypeError, AttributeError) as e:
+        files = {k: Path(kept[k]).name for k in ("model_path", "gene_sets") if k in kept}  # no path of a computer
+    except (KeyError, TypeError, ValueError) as e:
         refuse(str(folder), "results/run.yaml", f"no {e}", "data, versions and settings of a run")
-    files = {k: Path(kept[k]).name for k in ("model_path", "gene_sets") if k in kept}  # no path of a computer
     code = {"code": made_of["code"]} if "code" in made_of else {}
     return {"data hash": hashed, "version": version} | code | kept | files
 
@@ -144,7 +169,10 @@ def _read_record(folder: Path) -> dict[str, Any]:
             refuse(str(folder), file, "no file", f"one as {RECORD} says")
         if file in written and hash_file(folder / file) != written[file]:
             refuse(str(folder), file, "another file than the report wrote", f"one as {RECORD} says")
-    return {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
+    made_of = {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
+    if not _is_made_of(made_of):
+        refuse(str(folder), RECORD, shown(made_of), "the record of a report")
+    return made_of
 
 # %% ../../nbs/11_batch/04_finished.ipynb #9a0b8359
 def _verify(folder: Path, found: Finished) -> None:
@@ -173,7 +201,7 @@ _MODELS = ("value", "low", "high", "difference", "difference_low", "difference_h
 
 
 def _read_one(folder: Path) -> Finished:
-    summary, made_of = _read_json(folder, "metrics.json"), _read_record(folder)
+    summary, made_of = _read_summary(folder, "metrics.json"), _read_record(folder)
     settings = _read_settings(folder, made_of)
 
     def read(file: str, numbers: Sequence[str], texts: Sequence[str], needed: bool = True) -> pd.DataFrame:
@@ -195,7 +223,7 @@ def _read_one(folder: Path) -> Finished:
         "gene_importance_gradinput.csv", ("GradInputImportance",), ("Gene", "Target"), bool(summary.get("top_genes"))
     )
     genes = genes.set_axis(["gene", "target", "importance"], axis=1)
-    old = _read_json(folder, "previous.json") if (folder / "previous.json").exists() else None
+    old = _read_summary(folder, "previous.json") if (folder / "previous.json").exists() else None
     settings |= {"importance of": genes["target"].iloc[0] if len(genes) else "none"}
     hits["hit"] = hits["hit"] == 1
     found = Finished(folder.name, summary, settings, hits, genes, wells, models, old, made_of)

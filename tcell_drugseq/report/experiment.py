@@ -213,7 +213,8 @@ def _summarise(name: str, partial: Path, folder: Path, about: Mapping[str, Any])
         log.warning("%s of %s can't be read, so nothing is compared with it", before.name, folder.name)
     if last and (record := read_json_if_any(folder / RECORD)):
         last["made_of"] = {part: record[part] for part in ("parameters", "inputs", "code") if part in record}
-    summary = {"experiment": name, "date": _now(), "run": last.get("run", 1 if last else 0) + 1}
+    runs = last.get("run", 1 if last else 0)
+    summary = {"experiment": name, "date": _now(), "run": runs + 1 if isinstance(runs, int) else 1}
     summary["version"] = version("tcell_drugseq")
     summary |= about
     summary |= json.loads(run_metrics.read_text(encoding="utf-8")) if run_metrics.is_file() else {}
