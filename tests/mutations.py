@@ -523,7 +523,7 @@ def _(rng, folder):
     elif where == "model":
         numbers = [k for k, v in saved["model"].items() if type(v) is int]
         saved["model"][rng.choice(numbers)] = rng.choice(
-            [o for o in odd if o not in (0, 1, True) and not hasattr(o, "shape")]
+            [o for o in odd if not hasattr(o, "shape") and o not in (0, 1, True)]
         )
     else:
         key = rng.choice(sorted(saved["state"]))
