@@ -17,6 +17,7 @@ import pandas as pd
 from ..base.defaults import ScreenConfig
 from ..base.files import absolute, write_h5ad, write_yaml
 from ..base.settings import InputError, leaves, naming
+from ..base.tables import refuse
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -77,6 +78,9 @@ def build_screen(
     names = counts.name, plate_map.name
     raw, plates = read_counts(counts, cfg.orientation), read_plate_map(plate_map, cfg.control)
     wells = join_wells(raw, plates, names)
+    if wells.obs["is_control"].all():
+        found = f"{cfg.control!r} in all {wells.n_obs} wells"
+        refuse(names[1], "compound", found, "a compound to compare with the control")
     replicates = replicate_correlation(wells, seed=cfg.seed)
     with naming(names[0]):
         kept, dropped = _keep(wells, cfg, replicates, gene_set)

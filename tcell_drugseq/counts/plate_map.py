@@ -111,8 +111,6 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str])
             wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
             refuse(file, "compound", f"{quote_some(spelled)}, which read as one name", wanted)
         notes.append(f"{file}: {quote_some(spelled)} are taken for different compounds")
-    if (treated == control).all():
-        refuse(file, "compound", f"{control!r} in all {len(treated)} wells", "a compound to compare with the control")
     if "is_control" in frame:
         said = frame["is_control"].str.strip().str.casefold()
         if not said.isin(list(_TRUTH)).all():

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from tcell_drugseq.base.defaults import SimConfig
 from tcell_drugseq.base.settings import InputError
+from tcell_drugseq.counts.build import build_screen
 from tcell_drugseq.counts.matrices import read_counts
 from tcell_drugseq.counts.plate_map import read_plate_map
 from tcell_drugseq.counts.scores import score_wells
@@ -65,6 +66,8 @@ def test_a_dose_is_finite(dose: str, tmp_path: Path):
 
 
 def test_a_map_of_controls_alone_is_no_screen(tmp_path: Path):
-    (tmp_path / "map.csv").write_text("well,compound\nA01,DMSO\nA02,DMSO\nA03,empty\n")
-    with pytest.raises(InputError, match="'DMSO' in all 2 wells, expected a compound to compare with the control"):
-        read_plate_map(tmp_path / "map.csv")
+    table = small()
+    rows = "".join(f"{well},DMSO\n" for well in table.index)
+    (tmp_path / "map.csv").write_text(f"well,compound\n{rows}")
+    with pytest.raises(InputError, match=r"map.csv: compound: found 'DMSO' in all 12 wells, expected a compound to"):
+        build_screen(as_csv(table, tmp_path), tmp_path / "map.csv")

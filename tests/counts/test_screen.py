@@ -367,7 +367,7 @@ BAD = {  # how to break what was sent, what is asked for, what the line must hol
     ),
     "no counts": (nothing, "nowhere.csv map.csv out", ["nowhere.csv: found no such file", "expected a count matrix"]),
     "no map": (nothing, "counts.csv nowhere.csv out", ["nowhere.csv: found No such file", "expected a regular file"]),
-    "no config": (nothing, f"{GOOD} --config nowhere.yaml", ["nowhere.yaml: No such file or directory"]),
+    "no config": (nothing, f"{GOOD} --config nowhere.yaml", ["nowhere.yaml: found No such file or directory"]),
     "no gene sets": (nothing, f"{GOOD} --signature nowhere.gmt:X", ["nowhere.gmt: found No such file", "expected a"]),
     "map and counts exchanged": (
         nothing,

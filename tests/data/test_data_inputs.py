@@ -199,7 +199,7 @@ BAD = {
     ),
     "folder": (
         lambda d: (d / "labels_cls.csv").unlink() or (d / "labels_cls.csv").mkdir(),
-        ["labels_cls.csv", "directory", "readable"],
+        ["labels_cls.csv", "a folder", "regular"],
     ),
     "label 2": (labels([0, 1] * 11 + [2, 0]), ["labels_cls.csv", "data row 23", "found '2'", "expected 0 or 1"]),
     "label text": (
@@ -483,7 +483,7 @@ def test_truncated_h5ad(tmp_path: Path, keep: float):
     make_screen().write_h5ad(path)
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(InputError, match=r"screen\.h5ad: found .*expected an \.h5ad file"):
+    with pytest.raises(InputError, match=r"screen\.h5ad: found .*expected a whole AnnData"):
         read_h5ad(path)
 
 
