@@ -119,7 +119,7 @@ def test_what_is_no_notebook_is_refused_in_one_line(read, tmp_path, name, capfd)
 
 
 def test_a_folder_is_no_notebook(read):
-    with pytest.raises(InputError, match=r"mine: can't be read: Is a directory"):
+    with pytest.raises(InputError, match=r"mine: found a folder, expected a regular file"):
         read("notebook: mine\nshared: {}")
 
 
