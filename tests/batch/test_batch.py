@@ -137,7 +137,7 @@ def test_a_dry_run_shows_everything_and_makes_nothing(fork, data, tmp_path):
 
 
 WRONG = {
-    "unknown parameter": ("grid: {epoch: [3]}", "many-epoch3: unknown parameter 'epoch'", "did you mean 'epochs'?"),
+    "unknown parameter": ("grid: {epoch: [3]}", "grid: unknown parameter 'epoch'", "did you mean 'epochs'?"),
     "impossible value": ("grid: {batch_size: [32, 0]}", "many-batch_size0: batch_size: found 0", "expected at least 1"),
     "no data": ("shared: {data_dir: nowhere}\nexperiments: {a: {}}", "many.yaml: a: data_dir", "nowhere"),
     "script": ("experiments: {'<script>alert(1)</script>': {}}", "found '<script>alert(1)</script>'", "letters"),
