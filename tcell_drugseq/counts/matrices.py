@@ -164,7 +164,8 @@ def _find_file(folder: Path, names: Sequence[str]) -> Path:
     found = sorted(p for name in names for p in folder.glob(f"*{name}*") if p.name.endswith((name, name + ".gz")))
     if len(found) == 1:
         return found[0]
-    below = sorted(str(p.parent.relative_to(folder)) for p in folder.rglob(f"*{names[0]}*") if p.parent != folder)
+    near = (p for depth in (1, 2, 3) for p in folder.glob(f"{'*/' * depth}*{names[0]}*"))  # outs/raw, Solo.out/Gene/raw
+    below = sorted(str(p.parent.relative_to(folder)) for p in near)
     hint = f" (in this folder, not in {quote_some(below, 3)} below it)" if below and not found else ""
     refuse(
         folder.name,
