@@ -73,6 +73,9 @@ class ModelConfig(Settings):
     n_components: int = option(
         32, "principal components of the training wells that the encoder reads too; 0: none", low=0, high=4_096
     )
+    closed_forms: bool = option(
+        True, "ridge regression and Gaussian kernels answer beside the network; wells left out weigh them"
+    )
     use_zscore: bool = option(True, "z-score each gene with mean and SD of the training wells")
 
     def __post_init__(self):
@@ -121,7 +124,12 @@ _SEEDS = 2**32 - 1  # NumPy knows no larger one
 class TrainConfig(Settings):
     """Split, optimiser, stopping, device."""
 
-    epochs: int = option(15, "passes over the training wells", low=1, high=100_000)
+    epochs: int = option(
+        0,
+        "passes over the training wells; 0: 15, or as many as 300 steps take where wells are few",
+        low=0,
+        high=100_000,
+    )
     batch_size: int = option(32, "wells per step", low=1, high=1_000_000)
     lr: float = option(3e-3, "peak learning rate of AdamW", low=1e-8, high=1)
     weight_decay: float = option(0.1, "decoupled weight decay of AdamW", low=0, high=100)
@@ -386,6 +394,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_layers": 2,
         "z_dim": 32,
         "n_components": 0,
+        "closed_forms": False,
         "gene_dropout": 0.0,
         "use_zscore": False,
         "shrink": False,

@@ -525,6 +525,22 @@ _TRAINING = (
         key="folds",
     ),
     Output(
+        "readout.csv",
+        "training",
+        "what the answers are made of: weights of the network, ridge regression and kernels",
+        (
+            Column("target", "a score, activation or label"),
+            Column(
+                "answer", "network; ridge; kernel, kernel_few, kernel_relevant, kernel_own: Gaussian kernels; logistic"
+            ),
+            Column("weight", "its weight, chosen on wells left out; mean of the folds; those of a target sum to 1"),
+            Column("lowest", "lowest weight in a fold"),
+            Column("highest", "highest weight in a fold"),
+            Column("gain", "how far predictions may leave the training mean; 0: silent, 1: as far as they say"),
+        ),
+        key="readout",
+    ),
+    Output(
         "history_loss_detailed.csv",
         "training",
         "losses of the final model by epoch",
@@ -598,7 +614,7 @@ GROUPS = {
     "distances": "compounds and wells by distance to DMSO",
     "latents": "latent vectors, their norm (twice: a historical spelling too), per metabolite",
     "genes": "Gradient x Input of every gene, genes of each compound, and the checks of both",
-    "training": "folds, training history and gene scaler",
+    "training": "folds, what answers are made of, training history and gene scaler",
     "models": "the final model for new wells: best (twice) and last epoch; the models of the folds; "
     "no pickle is ever loaded",
     "pathways": "gene sets behind the prediction and the top compounds; groups of compounds with similar effects",

@@ -132,7 +132,7 @@ def apply_folds(
     from tcell_drugseq.importance.attribution import resolve_target
     from tcell_drugseq.latent.distances import turn_onto
     from tcell_drugseq.model.checkpoint import predict_wells
-    from tcell_drugseq.training.crossfit import describe_folds, out_of_fold, read_corrected
+    from tcell_drugseq.training.crossfit import describe_folds, describe_readout, out_of_fold, read_corrected
 
     results = screen.copy()
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
@@ -153,4 +153,5 @@ def apply_folds(
     results.uns["importance_target"] = target
     results.uns["metrics"] = evaluate(results, predictions, results.obs["split"].to_numpy())
     results.uns["folds"] = describe_folds(views, cast(pd.DataFrame, results.obs))
+    results.uns["readout"] = describe_readout(views)
     return results

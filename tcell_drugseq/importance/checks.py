@@ -47,6 +47,12 @@ def _deal_relevance(model: MultiTaskModel, rng: torch.Generator) -> None:
     relevance.copy_(other)
 
 
+def _closed_weights(model: MultiTaskModel) -> list[torch.Tensor]:
+    """What the answers in closed form have learnt."""
+    buffers = {} if model.closed is None else dict(model.closed.named_buffers())
+    return [buffer for name, buffer in buffers.items() if name.endswith(("weight", "axes", "dual"))]
+
+
 @torch.no_grad()
 def shuffle_weights(
     model: MultiTaskModel,  # left unchanged
@@ -54,7 +60,7 @@ def shuffle_weights(
 ) -> MultiTaskModel:  # a copy
     """A model with the entries of each weight matrix shuffled and the relevance of its genes permuted."""
     shuffled, rng = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-    for p in shuffled.parameters():
+    for p in [*shuffled.parameters(), *_closed_weights(shuffled)]:
         order = torch.randperm(p.numel(), generator=rng).to(p.device)
         p.copy_(p.flatten()[order].view_as(p))
     if model.cfg.encoder == "induced":

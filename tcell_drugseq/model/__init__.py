@@ -20,28 +20,33 @@ if TYPE_CHECKING:
         read_saved as read_saved,
         save_model as save_model,
     )
+    from tcell_drugseq.model.closed_forms import fit_closed_forms as fit_closed_forms
     from tcell_drugseq.model.encoders import training_flops as training_flops
     from tcell_drugseq.model.expression import (
         RowsOnDisk as RowsOnDisk,
         blocks as blocks,
         expression_rows as expression_rows,
     )
+    from tcell_drugseq.model.kernels import ANSWERS as ANSWERS
     from tcell_drugseq.model.network import (
         LEAST_RELEVANCE as LEAST_RELEVANCE,
         MultiTaskModel as MultiTaskModel,
         Output as Output,
         Tasks as Tasks,
+        as_logit as as_logit,
         fit_buffers as fit_buffers,
         join_outputs as join_outputs,
     )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["expression", "encoders", "network", "checkpoint"],
+    submodules=["expression", "encoders", "kernels", "network", "closed_forms", "checkpoint"],
     submod_attrs={
         "checkpoint": ["load_model", "match_genes", "predict_wells", "prediction_table", "read_saved", "save_model"],
+        "closed_forms": ["fit_closed_forms"],
         "encoders": ["training_flops"],
         "expression": ["RowsOnDisk", "blocks", "expression_rows"],
-        "network": ["LEAST_RELEVANCE", "MultiTaskModel", "Output", "Tasks", "fit_buffers", "join_outputs"],
+        "kernels": ["ANSWERS"],
+        "network": ["LEAST_RELEVANCE", "MultiTaskModel", "Output", "Tasks", "as_logit", "fit_buffers", "join_outputs"],
     },
 )

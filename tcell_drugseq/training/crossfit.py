@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..base.defaults import RunConfig
 from ..model.checkpoint import prediction_table
+from ..model.kernels import ANSWERS
 from ..model.network import MultiTaskModel, Output
 from .correction import correct_plates
 from .fit import Fit, fit_model
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FoldModel', 'with_expression', 'read_corrected', 'read_chosen', 'FoldPlan', 'plan_folds', 'split_final',
-           'fit_fold', 'out_of_fold', 'describe_folds']
+           'fit_fold', 'out_of_fold', 'describe_folds', 'describe_readout']
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #ef33ea79
 @dataclass
@@ -148,3 +149,27 @@ def describe_folds(
             row |= {"epoch": v.fit.best_epoch, "val_total": v.fit.history["val_total"][v.fit.best_epoch - 1]}
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../../nbs/03_training/08_crossfit.ipynb #4ed903ae
+def describe_readout(
+    views: list[FoldModel],
+) -> pd.DataFrame:  # target, answer, weight, lowest, highest, gain
+    """How much each answer to each target weighs, and how far predictions may leave the training mean."""
+    rows = []
+    for v in views:
+        model, tasks = v.model, v.model.tasks
+        names = [*tasks.scores, *["activation"] * tasks.activation, *["label"] * tasks.label]
+        gains = [
+            *model.score_gain.tolist(),
+            *model.act_gain.tolist() * tasks.activation,
+            *model.logit_gain.tolist() * tasks.label,
+        ]
+        for t, (name, gain) in enumerate(zip(names, gains, strict=True)):
+            mix = [1.0] if model.closed is None else model.closed.mix[:, t].tolist()
+            answers = ANSWERS if name == "label" and len(mix) > 1 else ANSWERS[: min(len(mix), len(ANSWERS) - 1)]
+            rows += [
+                {"target": name, "answer": a, "weight": w, "gain": gain} for a, w in zip(answers, mix, strict=False)
+            ]
+    each = pd.DataFrame(rows).groupby(["target", "answer"], sort=False)
+    spread = each["weight"].agg(weight="mean", lowest="min", highest="max")
+    return spread.assign(gain=each["gain"].mean()).reset_index()

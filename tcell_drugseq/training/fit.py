@@ -29,9 +29,10 @@ from ..model.checkpoint import read_saved
 from ..model.encoders import training_flops
 from ..model.expression import blocks
 from ..model.network import MultiTaskModel, fit_buffers
+from .folds import group_among
 from .members import Wells, ask_members, member_lists, member_sides, multitask_loss, tasks_of
 from .processes import share_of, start_fabric, weigh_share
-from .shrinkage import draw_to_mean
+from .readout import draw_to_mean, fit_readout
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'learning_rate', 'Fit', 'estimate_seconds', 'check_device', 'fit_model']
+__all__ = ['log', 'learning_rate', 'count_epochs', 'Fit', 'estimate_seconds', 'check_device', 'fit_model']
 
 # %% ../../nbs/03_training/07_fit.ipynb #65cea377
 def learning_rate(
@@ -54,6 +55,17 @@ def learning_rate(
     if step < warm:
         return cfg.lr * (step + 1) / warm
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, n_steps - warm)))
+
+# %% ../../nbs/03_training/07_fit.ipynb #85818fa2
+_STEPS, _PASSES = 300, 15  # the least of a training, where `epochs` doesn't say
+
+
+def count_epochs(
+    n_wells: int,  # that teach a member
+    cfg: TrainConfig = TrainConfig(),  # epochs, batch_size
+) -> int:
+    """How many passes over the wells a training takes."""
+    return cfg.epochs or max(_PASSES, math.ceil(_STEPS / math.ceil(n_wells / cfg.batch_size)))
 
 # %% ../../nbs/03_training/07_fit.ipynb #49e69cb7
 def _seed_epoch(*parts: int) -> None:
@@ -78,7 +90,14 @@ def _row(epoch: int, train: dict[str, float], val: dict[str, float]) -> dict[str
 
 # %% ../../nbs/03_training/07_fit.ipynb #3075ecdb
 def _train_epoch(
-    fabric: Any, model: Any, optimizer: Any, wells: Wells, lists: torch.Tensor, epoch: int, cfg: TrainConfig
+    fabric: Any,
+    model: Any,
+    optimizer: Any,
+    wells: Wells,
+    lists: torch.Tensor,
+    epoch: int,
+    n_epochs: int,
+    cfg: TrainConfig,
 ) -> dict[str, float]:
     _seed_epoch(cfg.seed, epoch)
     batches = _shuffled(lists).to(wells.x.device).split(cfg.batch_size, dim=1)
@@ -88,7 +107,7 @@ def _train_epoch(
     sums: dict[str, torch.Tensor] = {}
     for i, index in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch * len(batches) + i, cfg.epochs * len(batches), cfg)
+            group["lr"] = learning_rate(epoch * len(batches) + i, n_epochs * len(batches), cfg)
         share = share_of(fabric, index)
         terms = multitask_loss(model, model(wells.x[share]), wells.targets(share), cfg.lambda_reg)
         terms = weigh_share(fabric, terms, wells, share, index)
@@ -222,12 +241,16 @@ def _quiet() -> bool:
     return not (in_jupyter or sys.stderr.isatty())
 
 # %% ../../nbs/03_training/07_fit.ipynb #83935289
+_SAVES = 50  # of the state, in a training
+
+
 def fit_model(
     screen: AnnData,  # in memory, or opened with backed="r": then rows are read as they are needed
     split: np.ndarray,  # (N,) "train", "val"; wells of any other name have no part in it
     model_cfg: ModelConfig = ModelConfig(),
     cfg: TrainConfig = TrainConfig(),
-    progress: Path | None = None,  # state after each epoch; if the file is there, training goes on from it
+    progress: Path
+    | None = None,  # state, saved after each epoch or fifty times; if it is there, training goes on from it
     name: str = "training",  # for the progress bar
 ) -> Fit:
     """Train the members, keep the epoch of the lowest loss on wells held out, draw predictions to the mean.
@@ -241,30 +264,37 @@ def fit_model(
     teaches, asked = (side[at] for side in member_sides(screen, split, model_cfg.n_members, cfg))
     wells = Wells.of(screen)[torch.tensor(at)]
     taught = torch.tensor(teaches.any(axis=1))
-    _warn_if_slow(screen.n_vars, int(taught.sum()), model_cfg, cfg.epochs, fabric.device.type)
+    n_epochs = count_epochs(int(teaches.sum(axis=0).max()), cfg)
+    _warn_if_slow(screen.n_vars, int(taught.sum()), model_cfg, n_epochs, fabric.device.type)
     with torch.random.fork_rng():
         model = _new_model(screen, wells[taught], torch.tensor(teaches)[taught], model_cfg, cfg)
         adamw = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True)
         net, optimizer = fabric.setup(model, adamw)
         key = _fit_key(screen, split, model_cfg, cfg, fabric.world_size) if progress else ""
         fit = _resume_or_start(fabric, model, optimizer, progress, key)
-        wells, lists, held_out = wells.to(fabric.device), member_lists(teaches), member_lists(asked).to(fabric.device)
+        lists, held_out = member_lists(teaches), member_lists(asked)
+        here, there = wells.to(fabric.device), held_out.to(fabric.device)
         quiet = _quiet() or not fabric.is_global_zero
-        with tqdm(total=cfg.epochs, initial=len(fit.history), desc=name, unit="epoch", disable=quiet) as bar:
-            for epoch in range(len(fit.history), cfg.epochs):
+        with tqdm(total=n_epochs, initial=len(fit.history), desc=name, unit="epoch", disable=quiet) as bar:
+            for epoch in range(len(fit.history), n_epochs):
                 if cfg.patience and epoch - fit.best_epoch >= cfg.patience:
                     break
-                losses = _train_epoch(fabric, net, optimizer, wells, lists, epoch, cfg)
-                row = _row(epoch + 1, losses, _validate(model, wells, held_out, cfg.lambda_reg))
+                losses = _train_epoch(fabric, net, optimizer, here, lists, epoch, n_epochs, cfg)
+                row = _row(epoch + 1, losses, _validate(model, here, there, cfg.lambda_reg))
                 _note_epoch(fit, fabric.broadcast(row), cfg.lr)
-                if progress and fabric.is_global_zero:
+                if progress and fabric.is_global_zero and (epoch + 1) % math.ceil(n_epochs / _SAVES) == 0:
                     _save_progress(progress, key, fit, optimizer)
-                    note_progress(training=name, epoch=epoch + 1, epochs=cfg.epochs)
+                    note_progress(training=name, epoch=epoch + 1, epochs=n_epochs)
                 bar.set_postfix(train=f"{row['train_total']:.3f}", val=f"{row['val_total']:.3f}", best=fit.best_epoch)
                 bar.update()
     model.load_state_dict(fit.best)
-    if cfg.shrink:
-        draw_to_mean(model, wells, held_out)
-        fit.best = _state(model)
     model.cpu().eval()
+    if cfg.shrink and model_cfg.closed_forms:
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)
+            groups = group_among(screen, cfg.split, np.isin(split, ("train", "val")))
+            fit_readout(model, wells, teaches, asked, held_out, groups)
+    elif cfg.shrink:
+        draw_to_mean(model, wells, held_out)
+    fit.best = _state(model)
     return fit

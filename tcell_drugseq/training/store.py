@@ -85,8 +85,10 @@ def save_run(
     about = _about(screen, np.where(taught, "train", split), taught, cfg)
     best = {"epoch": int(fit.best_epoch), "val_total": float(val_loss[fit.best_epoch - 1]), **about}
     last = {"epoch": len(val_loss), "val_total": float(val_loss.iloc[-1]), **about}
+    closed, fit.model.closed = fit.model.closed, None  # the last epoch is the network as it was
     fit.model.load_state_dict(fit.last)
     save_model(fit.model, folder / "model_last.pt", **last)
+    fit.model.closed = closed
     fit.model.load_state_dict(fit.best)
     save_model(fit.model, folder / "model_best.pt", **best)
     save_model(fit.model, folder / "model.pt", safetensors=True, **best)

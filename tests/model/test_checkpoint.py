@@ -103,8 +103,8 @@ def test_every_weight_is_of_its_kind_shape_and_type_and_finite(saved):
 
 def test_a_format_of_later_is_named(saved):
     path, whole = saved
-    torch.save(whole | {"format": 2}, path)
-    assert "format: found 2, expected 1" in refusal(path)
+    torch.save(whole | {"format": 3}, path)
+    assert "format: found 3, expected 2" in refusal(path)
 
 
 @pytest.mark.parametrize("value", [v for v in NASTY if not isinstance(v, dict)] + [{}], ids=lambda v: type(v).__name__)
