@@ -69,6 +69,21 @@ def fork(tmp_path_factory):
         yield ask
 
 
+def tiny_run(data: Path, out: Path):
+    """A run of seconds on a small simulated screen; its settings."""
+    from tcell_drugseq.base.defaults import RunConfig, SimConfig
+    from tcell_drugseq.base.settings import with_leaves
+    from tcell_drugseq.data.simulate import simulate_screen, write_simulation
+    from tcell_drugseq.pipeline import run
+
+    write_simulation(simulate_screen(SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)), data)
+    brief = {"epochs": 1, "folds": 2, "n_members": 1, "d_model": 8, "hit_draws": 100, "hit_bootstrap": 100}
+    brief |= {"biology": False, "baselines": False, "check_importance": False, "compare_draws": 100, "num_threads": 1}
+    cfg = with_leaves(RunConfig(), brief | {"data_dir": str(data), "out_dir": str(out)})
+    run(cfg)
+    return cfg
+
+
 def tree(folder):
     """Every file below a folder, with what it holds."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}

@@ -21,8 +21,8 @@ from .files import read_bytes, written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'refuse', 'Problems', 'decode', 'data_row',
-           'read_numbers', 'read_column', 'write_csv', 'escape_formulas', 'without_apostrophe']
+__all__ = ['NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse', 'Problems', 'decode',
+           'data_row', 'read_numbers', 'read_column', 'write_csv', 'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -56,6 +56,22 @@ def several_spellings(
     for name in dict.fromkeys(names):
         alike.setdefault(spelling_key(name, cased), []).append(name)
     return [spelled for spelled in alike.values() if len(spelled) > 1]
+
+# %% ../../nbs/00_base/05_tables.ipynb #fad254ec
+def judge_spellings(
+    names: Iterable[str],  # of compounds, repeated or not
+    control: str,
+) -> tuple[list[tuple[str, str]], list[str]]:  # (found, expected) of each error; names that are said, in words
+    """What is wrong, and what is worth a word, among names with more than one spelling."""
+    names = list(names)
+    unseen, wrong, said = several_spellings(names, cased=True), [], []
+    for spelled in several_spellings(names):
+        if control in spelled or any(set(same) <= set(spelled) for same in unseen):
+            wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
+            wrong.append((f"{quote_some(spelled)}, which read as one name", wanted))
+        else:
+            said.append(f"{quote_some(spelled)} are taken for different compounds")
+    return wrong, said
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
 def refuse(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..base.tables import data_row, quote_some, refuse, several_spellings
+from ..base.tables import data_row, judge_spellings, quote_some, refuse
 from .map_tables import NAMES, name_columns, parse_doses, read_map_table
 from ..data.wells import known_wells
 
@@ -105,12 +105,10 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str])
         common = ", ".join(f"{name!r} ({n})" for name, n in Counter(treated).most_common(5)) or "no compound at all"
         found, expected = f"no well of {control!r}; most frequent: {common}", "control wells (setting `control`)"
         refuse(file, "compound", found, expected)
-    unseen = several_spellings(treated, cased=True)
-    for spelled in several_spellings(treated):
-        if control in spelled or any(set(same) <= set(spelled) for same in unseen):
-            wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
-            refuse(file, "compound", f"{quote_some(spelled)}, which read as one name", wanted)
-        notes.append(f"{file}: {quote_some(spelled)} are taken for different compounds")
+    wrong, said = judge_spellings(treated, control)
+    if wrong:
+        refuse(file, "compound", *wrong[0])
+    notes += [f"{file}: {words}" for words in said]
     if "is_control" in frame:
         said = frame["is_control"].str.strip().str.casefold()
         if not said.isin(list(_TRUTH)).all():

@@ -20,7 +20,7 @@ import pandas as pd
 from ..base.defaults import DataConfig
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError
-from ..base.tables import Problems, quote_some, several_spellings, write_csv
+from ..base.tables import Problems, judge_spellings, quote_some, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from .wells import NO_POSITION, known_wells, parse_wells, pattern_wells  # noqa: F401
@@ -65,13 +65,11 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             f"no well of {control!r}; most frequent: {common}",
             "control wells (setting `control`)",
         )
-    unseen = several_spellings(compounds, cased=True)
-    for spelled in several_spellings(compounds):
-        if control in spelled or any(set(same) <= set(spelled) for same in unseen):
-            wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
-            problems.add(*d.place("compound"), f"{quote_some(spelled)}, which read as one name", wanted)
-        else:
-            log.warning("%s: %s are taken for different compounds", d.place("compound")[0], quote_some(spelled))
+    wrong, said = judge_spellings(compounds, control)
+    for found, wanted in wrong:
+        problems.add(*d.place("compound"), found, wanted)
+    for words in said:
+        log.warning("%s: %s", d.place("compound")[0], words)
     if set(compounds) == {control}:
         found = f"{control!r} in all {compounds[control]} wells"
         problems.add(*d.place("compound"), found, "a compound to compare with the control")

@@ -129,9 +129,9 @@ class MultiTaskModel(nn.Module):
         factor = torch.where(self.std > 0, 1 / (self.std + 1e-8), 0)
         return ((x - self.mean) * factor).clamp(-_FARTHEST, _FARTHEST)
 
-    def _parts(self, x: torch.Tensor) -> torch.Tensor:
+    def _parts(self, scaled: torch.Tensor) -> torch.Tensor:
         """Each member's part of the latent vector (E, B, Z / E)."""
-        scaled = drop_out(self.scale(x), self.cfg.gene_dropout, self.training)
+        scaled = drop_out(scaled, self.cfg.gene_dropout, self.training)
         read = scaled if self.cfg.use_zscore else scaled * self.std + self.mean
         components = scaled @ self.components  # (E, B, C)
         learnt = self.to_z(self.encoder(read, components))
@@ -147,18 +147,6 @@ class MultiTaskModel(nn.Module):
         )
         return Output(z, scores, logit, act)
 
-    def network_answers(
-        self,
-        closed: ClosedForms,
-        scores: torch.Tensor | None,  # (B, K)
-        logit: torch.Tensor | None,  # (B,)
-        activation: torch.Tensor | None,  # (B,)
-    ) -> torch.Tensor:  # (B, T)
-        """What the network says, in the order of the targets and the label as a probability."""
-        act = None if activation is None else activation[:, None]
-        label = None if logit is None else closed.network_label(logit)[:, None]
-        return torch.cat([t for t in (scores, act, label) if t is not None], 1)
-
     def _mix(
         self,
         closed: ClosedForms,
@@ -168,7 +156,9 @@ class MultiTaskModel(nn.Module):
         act: torch.Tensor | None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Scores, logit and activation of all answers together."""
-        mixed = closed(scaled, self.network_answers(closed, scores, logit, act))
+        label = None if logit is None else closed.network_label(logit)[:, None]
+        network = (scores, None if act is None else act[:, None], label)
+        mixed = closed(scaled, torch.cat([t for t in network if t is not None], 1))
         n = 0 if scores is None else scores.shape[1]
         return (
             None if scores is None else mixed[:, :n],
@@ -182,13 +172,14 @@ class MultiTaskModel(nn.Module):
     ) -> (
         Output
     ):  # latent and one prediction per task; of (E, B, G) what each member's network says, not drawn to the mean
-        z = self._parts(x)
+        scaled = self.scale(x)
+        z = self._parts(scaled)
         said = self._say(z)
         if x.ndim == 3:
             return said
         scores, logit, act = (None if t is None else t.mean(0) for t in said[1:])
         if self.closed is not None:
-            scores, logit, act = self._mix(self.closed, self.scale(x), scores, logit, act)
+            scores, logit, act = self._mix(self.closed, scaled, scores, logit, act)
         if scores is not None:
             scores = self.score_mean + self.score_gain * (scores - self.score_mean)
         if logit is not None:

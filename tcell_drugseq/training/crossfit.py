@@ -165,11 +165,11 @@ def describe_readout(
             *model.logit_gain.tolist() * tasks.label,
         ]
         for t, (name, gain) in enumerate(zip(names, gains, strict=True)):
-            mix = [1.0] if model.closed is None else model.closed.mix[:, t].tolist()
-            answers = ANSWERS if name == "label" and len(mix) > 1 else ANSWERS[: min(len(mix), len(ANSWERS) - 1)]
-            rows += [
-                {"target": name, "answer": a, "weight": w, "gain": gain} for a, w in zip(answers, mix, strict=False)
-            ]
+            weights = [1.0] if model.closed is None else model.closed.mix[:, t].tolist()
+            mix = dict(zip(ANSWERS, weights, strict=False))
+            if name != "label":
+                mix.pop("logistic", None)
+            rows += [{"target": name, "answer": answer, "weight": w, "gain": gain} for answer, w in mix.items()]
     each = pd.DataFrame(rows).groupby(["target", "answer"], sort=False)
     spread = each["weight"].agg(weight="mean", lowest="min", highest="max")
     return spread.assign(gain=each["gain"].mean()).reset_index()

@@ -249,8 +249,7 @@ def fit_model(
     split: np.ndarray,  # (N,) "train", "val"; wells of any other name have no part in it
     model_cfg: ModelConfig = ModelConfig(),
     cfg: TrainConfig = TrainConfig(),
-    progress: Path
-    | None = None,  # state, saved after each epoch or fifty times; if it is there, training goes on from it
+    progress: Path | None = None,  # state, saved up to fifty times; if it is there, training goes on from it
     name: str = "training",  # for the progress bar
 ) -> Fit:
     """Train the members, keep the epoch of the lowest loss on wells held out, draw predictions to the mean.

@@ -4,14 +4,12 @@ import json
 import shutil
 
 import pytest
+from shared_runs import tiny_run
 
-from tcell_drugseq.base.defaults import RunConfig, SimConfig
 from tcell_drugseq.base.files import read_yaml, write_yaml
-from tcell_drugseq.base.settings import InputError, with_leaves
+from tcell_drugseq.base.settings import InputError
 from tcell_drugseq.batch.comparison import changes_since
 from tcell_drugseq.batch.finished import find_experiments, read_experiments
-from tcell_drugseq.data.simulate import simulate_screen, write_simulation
-from tcell_drugseq.pipeline import run
 from tcell_drugseq.report.index import write_index
 
 TEXTS = ["", "{", "null", "3", "[]", '"x"', "[" * 100_000, "9" * 5_000, "\0", "{}", '{"a":']
@@ -26,12 +24,7 @@ NASTY = [
 def finished(tmp_path_factory):
     """The folder of a report without its pages."""
     root = tmp_path_factory.mktemp("finished")
-    small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
-    write_simulation(simulate_screen(small), root / "data")
-    brief = {"epochs": 1, "folds": 2, "n_members": 1, "d_model": 8, "hit_draws": 100, "hit_bootstrap": 100}
-    brief |= {"biology": False, "baselines": False, "check_importance": False, "compare_draws": 100, "num_threads": 1}
-    out = {"data_dir": str(root / "data"), "out_dir": str(root / "reports/one/results")}
-    run(with_leaves(RunConfig(), brief | out))
+    tiny_run(root / "data", root / "reports/one/results")
     about = {"experiment": "one", "date": "2026-01-01T00:00:00+00:00", "run": 1, "version": "1"}
     about |= json.loads((root / "reports/one/results/metrics.json").read_text())
     (root / "reports/one/metrics.json").write_text(json.dumps(about))

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared_runs import tiny_run
 
-from tcell_drugseq.base.defaults import ModelConfig, RunConfig, SimConfig
-from tcell_drugseq.base.settings import InputError, leaves, with_leaves
+from tcell_drugseq.base.defaults import ModelConfig
+from tcell_drugseq.base.settings import InputError, leaves
 from tcell_drugseq.data.reading import read_screen
-from tcell_drugseq.data.simulate import simulate_screen, write_simulation
 from tcell_drugseq.model.checkpoint import load_model, save_model
 from tcell_drugseq.model.network import MultiTaskModel, Tasks
-from tcell_drugseq.pipeline import run
 from tcell_drugseq.training.fit import _load_progress
 from tcell_drugseq.training.store import load_for, load_views
 
@@ -137,12 +136,7 @@ def test_a_packed_archive_is_not_unpacked(saved):
 def trained(tmp_path_factory):
     """Folder of a run with two folds on a small screen, its settings and the screen."""
     root = tmp_path_factory.mktemp("trained")
-    small = SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)
-    write_simulation(simulate_screen(small), root / "data")
-    brief = {"epochs": 1, "folds": 2, "n_members": 1, "d_model": 8, "hit_draws": 100, "hit_bootstrap": 100}
-    brief |= {"biology": False, "baselines": False, "check_importance": False, "compare_draws": 100, "num_threads": 1}
-    cfg = with_leaves(RunConfig(), {"data_dir": str(root / "data"), "out_dir": str(root / "run"), **brief})
-    run(cfg)
+    cfg = tiny_run(root / "data", root / "run")
     return root / "run", cfg, read_screen(cfg.data)
 
 
