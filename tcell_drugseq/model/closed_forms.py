@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from .expression import RowsOnDisk
-from .kernels import ANSWERS, KERNELS, LANDMARKS, ClosedForms, Kernel, KernelAnswer
-from .network import LEAST_RELEVANCE, MultiTaskModel, gene_relevance, leading_axes
+from .kernels import ANSWERS, KERNELS, LANDMARKS, KernelAnswer, LinearAnswer
+from tcell_drugseq.model.network import (
+    LEAST_RELEVANCE,
+    MultiTaskModel,
+    gene_correlations,
+    gene_relevance,
+    leading_axes,
+)
 
 # %% auto #0
 __all__ = ['dual_path', 'fit_closed_forms']
@@ -38,7 +44,7 @@ def dual_path(
 # %% ../../nbs/02_model/05_closed_forms.ipynb #e7d20a4e
 @dataclass
 class _Member:
-    """Wells of one member; all in float64."""
+    """Wells of one member, or of several that have the same."""
 
     numbers: list[int]  # which members have these wells
     own: np.ndarray  # (n,) numbers of the wells that teach
@@ -53,12 +59,13 @@ class _Member:
 
 
 @dataclass
-class _Path:
-    """One answer under all its settings."""
+class _Fitted:
+    """One answer of one member under all its settings S."""
 
-    dual: torch.Tensor  # (S, M, T)
-    bias: torch.Tensor  # (T,)
+    weights: torch.Tensor  # (S, M, T) of wells, or (S, G, T) of genes
+    bias: torch.Tensor  # (S, T)
     said: torch.Tensor  # (S, q, T) of the wells that the member is asked about
+    kernel: dict[str, torch.Tensor] = field(default_factory=dict)  # axes (G, C), wells (M, C), width (S,)
 
 
 _Rows = Callable[[torch.Tensor], torch.Tensor]  # numbers of some wells (b,) -> their kernel (b, M)
@@ -69,10 +76,10 @@ def _in_blocks(rows: _Rows, wells: torch.Tensor) -> Iterator[tuple[torch.Tensor,
     return ((part, rows(part)) for part in wells.split(1024))
 
 
-def _follow(
-    member: _Member, gram: torch.Tensor, own: _Rows, asked: _Rows, y: torch.Tensor, penalties: torch.Tensor
-) -> _Path:
-    """Fit each target on the wells where it is known; `own` and `asked` count from 0."""
+def _solve(
+    member: _Member, gram: torch.Tensor, own: _Rows, y: torch.Tensor, penalties: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (S, M, T) of wells and bias (S, T), each target on the wells where it is known; `own` counts from 0."""
     known, n_targets = ~y.isnan(), y.shape[1]
     dual = torch.zeros(len(penalties), len(gram), n_targets, dtype=torch.float64)
     bias = torch.zeros(n_targets, dtype=torch.float64)
@@ -90,70 +97,117 @@ def _follow(
             left += rows.T @ rows
             right += rows.T @ (y[part][:, to] - bias[to])
         dual[:, :, to] = dual_path(gram, right, penalties, (left, right))
-    said = [rows @ dual for _, rows in _in_blocks(asked, torch.arange(len(member.asked)))]
-    return _Path(dual, bias, torch.cat(said, 1) + bias)
+    return dual, bias.expand(len(penalties), -1)
 
 # %% ../../nbs/02_model/05_closed_forms.ipynb #b5d5da25
 _PENALTIES = torch.logspace(-3, 3, 13, dtype=torch.float64)  # of ridge regression, in mean squares of a well
-_KERNEL_PENALTIES = torch.logspace(-3, 1, 5, dtype=torch.float64)
-_WIDTHS = (1.0, 4.0)  # of the kernels, in median squared distances
-_OWN_LEAST = 0.05  # weight of a gene that says nothing about the target
 
 
-def _linear(model: MultiTaskModel, x: Any, member: _Member) -> tuple[_Path, torch.Tensor, torch.Tensor, Callable]:
-    """Ridge regression; with the wells that represent the member, their mean, and the kernel of wells left out."""
-    held = model.scale(x[member.held].double())
-    mean = held.mean(0)
-    held = held - mean
-
-    def rows_of(wells: np.ndarray) -> _Rows:
-        numbers = torch.tensor(wells)
-        return lambda part: (model.scale(x[numbers[part]].double()) - mean) @ held.T
-
-    gram, asked = held @ held.T, rows_of(member.asked)
-    penalties = _PENALTIES * gram.diagonal().mean().clamp_min(1e-9)
-    return _follow(member, gram, rows_of(member.own), asked, member.y, penalties), held, mean, asked
+def _of_genes(dual: torch.Tensor, bias: torch.Tensor, held: torch.Tensor, mean: torch.Tensor, asked: Any) -> _Fitted:
+    """The answer whose weights of wells `held` (M, G), around their `mean`, are weights of genes."""
+    weights = (held.T @ dual.transpose(0, 1).flatten(1)).unflatten(1, dual.shape[::2])  # (G, S, T)
+    bias = bias - (mean @ weights.flatten(1)).view_as(bias)
+    said = [(rows.double() @ weights.flatten(1)).unflatten(1, bias.shape) for rows in asked()]
+    return _Fitted(weights.transpose(0, 1), bias, torch.cat(said).transpose(0, 1) + bias[:, None])
 
 
-def _gaussian(member: _Member, at: dict[str, torch.Tensor], y: torch.Tensor) -> tuple[_Path, float]:
-    """A Gaussian kernel on components of the wells `held`, `own` and `asked`; and the median squared distance."""
+def _linear(member: _Member, held: torch.Tensor, rows: Callable, asked: Callable, label: bool) -> list[_Fitted]:
+    """Ridge regression and, where there is a label, logistic regression, on z-scores `held` (M, G)."""
+    mean = held.double().mean(0)
+    around = held - mean
+    gram = around @ around.T
 
-    def apart(a: torch.Tensor) -> torch.Tensor:
-        b = at["held"]
-        return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
+    def own(part: torch.Tensor) -> torch.Tensor:
+        return (rows(member.own[part]) - mean) @ around.T
 
-    def rows_of(wells: torch.Tensor, width: float) -> _Rows:
-        return lambda part: (-apart(wells[part]) / width).exp()
+    found = _solve(member, gram, own, member.y, _PENALTIES * gram.diagonal().mean().clamp_min(1e-9))
+    fitted = [_of_genes(*found, around, mean, asked)]
+    if label:
+        at = torch.tensor(np.isin(member.own, member.held))
+        fitted.append(_of_genes(*_logistic(gram, member.y[at, -1].numpy()), around, mean, asked))
+        fitted[-1].said.sigmoid_()
+    return fitted
 
-    held = apart(at["held"])
-    n = len(held)
-    median = held[*torch.triu_indices(n, n, 1)].median().clamp_min(1e-9).item() if n > 1 else 1.0
-    paths = []
-    for width in (share * median for share in _WIDTHS):
-        own, asked = rows_of(at["own"], width), rows_of(at["asked"], width)
-        paths.append(_follow(member, (-held / width).exp(), own, asked, y, _KERNEL_PENALTIES))
-    return _Path(torch.cat([p.dual for p in paths]), paths[0].bias, torch.cat([p.said for p in paths])), median
+# %% ../../nbs/02_model/05_closed_forms.ipynb #7fb27b941602401d91542211134fc71a
+_STRENGTHS = np.logspace(3, -3, 7)  # penalties of logistic regression, in mean squares of a well
 
 
 def _logistic(gram: torch.Tensor, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logistic regression under seven penalties: dual (S, M) and bias (S,)."""
+    """Logistic regression under seven penalties: weights (S, M, 1) of wells and bias (S, 1)."""
     from sklearn.linear_model import LogisticRegression
 
+    n = len(_STRENGTHS)
+    if np.ptp(y) == 0:  # one class: its share, whatever the expression
+        share = torch.tensor(y.mean(), dtype=torch.float64).clamp(0.002, 0.998)
+        return torch.zeros(n, len(gram), 1, dtype=torch.float64), share.logit().expand(n, 1)
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > values[-1].clamp_min(1e-12) * 1e-9
+    kept = values > values[-1].clamp_min(1e-12) * 1e-6
     root = vectors[:, kept] / values[kept].sqrt()
     features = (gram @ root).numpy()
     fit: Any = LogisticRegression(max_iter=2000, warm_start=True)
     unit = max((features**2).sum() / len(features), 1e-9)
     found = []
-    for scale in np.logspace(3, -3, 7):
-        fit.set_params(C=1 / (unit * scale)).fit(features, y)
+    for strength in _STRENGTHS:
+        fit.set_params(C=1 / (unit * strength)).fit(features, y)
         found.append((fit.coef_[0].copy(), fit.intercept_[0]))
     dual = torch.stack([root @ torch.tensor(weights) for weights, _ in found])
-    bias = torch.tensor([shift for _, shift in found], dtype=torch.float64)
-    return dual, bias
+    return dual[..., None], torch.tensor([[shift] for _, shift in found], dtype=torch.float64)
 
-# %% ../../nbs/02_model/05_closed_forms.ipynb #ca40d7e5
+# %% ../../nbs/02_model/05_closed_forms.ipynb #9a63283cbaf04dbcab1f6479b197f3a8
+_KERNEL_PENALTIES = torch.logspace(-3, 1, 5, dtype=torch.float64)
+_WIDTHS = (1.0, 4.0)  # of the kernels, in median squared distances
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Squared distances between rows."""
+    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
+
+
+def _gaussian(member: _Member, axes: torch.Tensor, at: dict[str, torch.Tensor], y: torch.Tensor) -> _Fitted:
+    """A Gaussian kernel on components of the wells `held`, `own` and `asked`."""
+    held, n = _apart(at["held"], at["held"]), len(at["held"])
+    median = held[*torch.triu_indices(n, n, 1)].median().clamp_min(1e-9) if n > 1 else torch.tensor(1.0)
+    widths = torch.tensor(_WIDTHS, dtype=torch.float64) * median
+    weights, bias, said = [], [], []
+    for width in widths:
+
+        def rows(wells: torch.Tensor, width: torch.Tensor = width) -> torch.Tensor:
+            return (-_apart(wells, at["held"]) / width).exp()
+
+        def own(part: torch.Tensor, rows: Callable = rows) -> torch.Tensor:
+            return rows(at["own"][part])
+
+        dual, mean = _solve(member, (-held / width).exp(), own, y, _KERNEL_PENALTIES)
+        weights, bias = [*weights, dual], [*bias, mean]
+        asked = torch.cat([rows(part) for part in at["asked"].split(1024)])
+        said.append(asked @ dual + mean[:, None])
+    kernel = {"axes": axes, "wells": at["held"], "width": widths.repeat_interleave(len(_KERNEL_PENALTIES))}
+    return _Fitted(torch.cat(weights), torch.cat(bias), torch.cat(said), kernel)
+
+# %% ../../nbs/02_model/05_closed_forms.ipynb #8dd0d8092fe74a7c96281538738b07e2
+def _kernels(
+    member: _Member, held: torch.Tensor, own: Callable, asked: Callable, weights: dict[str, list[torch.Tensor]]
+) -> dict[str, list[_Fitted]]:
+    """Each kernel on z-scores `held` (M, G): for all targets, or for one after the other."""
+    fitted = {name: [] for name in KERNELS}
+    for genes in dict.fromkeys(kernel.genes for kernel in KERNELS.values()):
+        names = [name for name, kernel in KERNELS.items() if kernel.genes == genes]
+        wanted = min(max(KERNELS[name].n_components for name in names), len(held) - 1, held.shape[1])
+        for t, weight in enumerate(weights[genes]):
+            axes = leading_axes(held * weight, wanted) * weight[:, None]
+            at = {"held": held @ axes, "asked": torch.cat([part @ axes for part in asked()])}
+            at["own"] = at["held"] if member.whole else torch.cat([part @ axes for part in own()])
+            at = {where: values.double() for where, values in at.items()}
+            y = member.y[:, [t]] if genes == "own" else member.y
+            for name in names:
+                n, unit = KERNELS[name].n_components, at["held"].new_ones(wanted)
+                if KERNELS[name].whiten:
+                    unit = at["held"].std(0, unbiased=False).clamp_min(1e-9)
+                mine = {where: (values / unit)[:, :n] for where, values in at.items()}
+                fitted[name].append(_gaussian(member, (axes / unit)[:, :n], mine, y))
+    return fitted
+
+# %% ../../nbs/02_model/05_closed_forms.ipynb #72eea5119410473aa328ad9291626812
 def _members(teaches: np.ndarray, asked: np.ndarray, targets: torch.Tensor) -> list[_Member]:
     """Members that have the same wells are one."""
     found: dict[bytes, _Member] = {}
@@ -170,18 +224,71 @@ def _members(teaches: np.ndarray, asked: np.ndarray, targets: torch.Tensor) -> l
         found[key].numbers.append(k)
     return list(found.values())
 
-
-def _choose(paths: list[_Path], members: list[_Member], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best setting for each target (T,), and the answers (N, T) to wells left out, else NaN."""
-    total = torch.zeros(len(paths[0].said), *targets.shape, dtype=torch.float64)
+# %% ../../nbs/02_model/05_closed_forms.ipynb #8edb47106e1a46a883d545849b8ab81b
+def _choose(
+    fits: list[_Fitted], members: list[_Member], targets: torch.Tensor
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """Best setting of each target, with it weights and bias of each member; answers (N, T) to wells left out."""
+    total = torch.zeros(len(fits[0].said), *targets.shape, dtype=torch.float64)
     times = torch.zeros(len(targets), 1, dtype=torch.float64)
-    for path, member in zip(paths, members, strict=True):
+    for fitted, member in zip(fits, members, strict=True):
         at = torch.tensor(member.asked)
-        total[:, at] += len(member.numbers) * path.said
+        total[:, at] += len(member.numbers) * fitted.said
         times[at] += len(member.numbers)
     said = torch.where(times > 0, total / times.clamp_min(1), torch.nan)
     best = (said - targets).square().nanmean(1).nan_to_num(torch.inf).argmin(0)
-    return best, said[best, :, torch.arange(targets.shape[1])].T
+    every = torch.arange(len(best))
+    chosen = [(best, fitted.weights[best, :, every].T.float(), fitted.bias[best, every].float()) for fitted in fits]
+    return chosen, said[best, :, every].T
+
+# %% ../../nbs/02_model/05_closed_forms.ipynb #10185d26023b46108eb7d9f57d49d2b3
+def _keep_linear(
+    answer: LinearAnswer, fits: list[_Fitted], members: list[_Member], targets: torch.Tensor
+) -> torch.Tensor:
+    """Hold the best weights of genes; gives what was said (N, T) of wells left out."""
+    chosen, said = _choose(fits, members, targets)
+    for (_, weights, bias), member in zip(chosen, members, strict=True):
+        answer.weight[member.numbers], answer.bias[member.numbers] = weights, bias
+    return said
+
+
+def _keep_kernel(
+    answer: KernelAnswer, fits: list[list[_Fitted]], members: list[_Member], targets: torch.Tensor
+) -> torch.Tensor:
+    """Hold the best weights of wells, of one kernel for all targets or of one for each."""
+    n_fits, parts = len(fits[0]), []
+    for t, of_members in enumerate(zip(*fits, strict=True)):
+        chosen, said = _choose(list(of_members), members, targets if n_fits == 1 else targets[:, [t]])
+        parts.append(said)
+        for fitted, (best, weights, bias), member in zip(of_members, chosen, members, strict=True):
+            axes, wells = fitted.kernel["axes"], fitted.kernel["wells"]
+            for to in (k * n_fits + t for k in member.numbers):
+                answer.axes[to, :, : axes.shape[1]], answer.width[to] = axes, fitted.kernel["width"][best]
+                answer.wells[to, : len(wells), : wells.shape[1]] = wells
+                answer.dual[to, : len(wells)], answer.bias[to, 0] = weights, bias
+    return torch.cat(parts, 1)
+
+# %% ../../nbs/02_model/05_closed_forms.ipynb #8763a12b2bbd4a93a75aff182afb95dc
+_OWN_LEAST = 0.05  # weight of a gene that says nothing about the target
+
+
+def _fit_member(
+    model: MultiTaskModel, x: Any, member: _Member, weights: dict[str, torch.Tensor]
+) -> dict[str, list[_Fitted]]:
+    """All answers of one member; z-scores are read once, and of wells left out a block at a time."""
+
+    def rows(wells: Any) -> torch.Tensor:
+        return model.scale(x[torch.as_tensor(wells)])
+
+    def read(wells: np.ndarray) -> Callable:
+        return lambda: map(rows, torch.tensor(wells).split(1024))
+
+    held, asked = rows(member.held), read(member.asked)
+    linear = _linear(member, held, rows, asked, model.tasks.label)
+    weigh = {genes: list(weight[member.numbers[0]].float()) for genes, weight in weights.items()}
+    return dict(zip(("ridge", "logistic"), [[f] for f in linear], strict=False)) | _kernels(
+        member, held, read(member.own), asked, weigh
+    )
 
 
 @torch.no_grad()
@@ -193,110 +300,23 @@ def fit_closed_forms(
     asked: np.ndarray,  # (N, E) bool: which wells each member is asked about
 ) -> torch.Tensor:  # (A - 1, N, T) what members say of wells left out, in the order of ANSWERS without the network
     """Fit ridge regression, kernels and logistic regression of each member on the wells that teach it."""
-    targets, on = targets.double(), torch.tensor(teaches)
+    targets = targets.double()
     members = _members(teaches, asked, targets)
     model.add_closed_forms(max(len(member.held) for member in members))
     forms: Any = model.closed
-    relevance = gene_relevance(model, x, targets, on)
-    own = [
-        gene_relevance(model, x, targets[:, [t]], on).square().clamp_min(_OWN_LEAST) for t in range(targets.shape[1])
-    ]
-    weights = {"alike": [torch.ones_like(relevance)], "relevant": [relevance.clamp_min(LEAST_RELEVANCE)], "own": own}
-    linear = [_linear(model, x, member) for member in members]
-    held = [_fit_ridge(forms, linear, members, targets)]
-    held += [
-        _fit_kernel(model, forms.kernels[n], x, KERNELS[n], weights[KERNELS[n].genes], members, targets)
-        for n in KERNELS
-    ]
-    held.append(
-        _fit_logistic(forms, linear, members, targets)
-        if forms.logistic is not None
-        else torch.full_like(targets, torch.nan)
-    )
+    found = gene_correlations(model, x, targets, torch.tensor(teaches))
+    relevance = gene_relevance(found)[:, None]
+    own = torch.stack([gene_relevance(found[:, [t]]) for t in range(targets.shape[1])], 1)
+    weights = {
+        "alike": torch.ones_like(relevance),
+        "relevant": relevance.clamp_min(LEAST_RELEVANCE),
+        "own": own.square().clamp_min(_OWN_LEAST),
+    }
+    fits = [_fit_member(model, x, member, weights) for member in members]
+    held = [_keep_linear(forms.ridge, [f["ridge"][0] for f in fits], members, targets)]
+    held += [_keep_kernel(forms.kernels[n], [f[n] for f in fits], members, targets) for n in KERNELS]
+    held.append(torch.full_like(targets, torch.nan))
+    if forms.logistic is not None:
+        label = [f["logistic"][0] for f in fits]
+        held[-1][:, -1:] = _keep_linear(forms.logistic, label, members, targets[:, -1:])
     return torch.stack(held)
-
-# %% ../../nbs/02_model/05_closed_forms.ipynb #32520368
-def _fit_ridge(forms: ClosedForms, linear: list, members: list[_Member], targets: torch.Tensor) -> torch.Tensor:
-    best, said = _choose([path for path, *_ in linear], members, targets)
-    for (path, held, mean, _), member in zip(linear, members, strict=True):
-        weight = held.T @ path.dual[best, :, torch.arange(len(best))].T  # (G, T)
-        for k in member.numbers:
-            forms.ridge.weight[k], forms.ridge.bias[k] = weight.float(), (path.bias - mean @ weight).float()
-    return said
-
-
-def _fit_logistic(forms: Any, linear: list, members: list[_Member], targets: torch.Tensor) -> torch.Tensor:
-    """Logistic regression for the label, the last target; all other targets are NaN."""
-    label, paths = targets[:, -1:], []
-    for (_, held, _, rows), member in zip(linear, members, strict=True):
-        y = label[member.held, 0].numpy()
-        if np.ptp(y) == 0:  # one class: its share, whatever the expression
-            share = torch.tensor(y.mean(), dtype=torch.float64).clamp(0.002, 0.998)
-            bias = share.logit().expand(7)
-            paths.append(
-                _Path(torch.zeros(7, len(held), 1, dtype=torch.float64), bias, share.expand(7, len(member.asked), 1))
-            )
-            continue
-        dual, bias = _logistic(held @ held.T, y)
-        lines = [part @ dual.T for _, part in _in_blocks(rows, torch.arange(len(member.asked)))]
-        paths.append(_Path(dual[..., None], bias, (torch.cat(lines) + bias).sigmoid().T[..., None]))
-    best, said = _choose(paths, members, label)
-    for path, (_, held, mean, _), member in zip(paths, linear, members, strict=True):
-        weight = held.T @ path.dual[best.item()]  # (G, 1)
-        for k in member.numbers:
-            forms.logistic.weight[k] = weight.float()
-            forms.logistic.bias[k] = (path.bias[best.item()] - mean @ weight).float()
-    return torch.cat([torch.full_like(targets[:, :-1], torch.nan), said], 1)
-
-
-def _fit_kernel(
-    model: MultiTaskModel,
-    answer: KernelAnswer,
-    x: Any,
-    kernel: Kernel,
-    weights: list,
-    members: list[_Member],
-    targets: torch.Tensor,
-) -> torch.Tensor:
-    """One kernel for all targets, or one for each where genes weigh by the target."""
-    every = torch.arange(targets.shape[1])
-    answers = []
-    for t, weight in enumerate(weights):
-        columns = every[[t]] if kernel.genes == "own" else every
-        paths, medians, read = [], [], []
-        for member in members:
-            own = weight[member.numbers[0]].double()
-            axes, at = _components(model, x, member, own, kernel)
-            path, median = _gaussian(member, at, member.y[:, columns])
-            paths.append(path)
-            medians.append(median)
-            read.append((axes, at["held"]))
-        best, said = _choose(paths, members, targets[:, columns])
-        answers.append(said)
-        widths = torch.tensor(_WIDTHS).repeat_interleave(len(_KERNEL_PENALTIES))[best]
-        for member, path, median, (axes, held) in zip(members, paths, medians, read, strict=True):
-            dual = path.dual[best, :, torch.arange(len(best))].T
-            for k in member.numbers:
-                to = k * len(weights) + t
-                answer.axes[to, :, : axes.shape[1]], answer.width[to] = axes.float(), widths * median
-                answer.wells[to, : len(held), : held.shape[1]] = held.float()
-                answer.dual[to, : len(held)], answer.bias[to, 0] = dual.float(), path.bias.float()
-    return torch.cat(answers, 1)
-
-
-def _components(
-    model: MultiTaskModel, x: Any, member: _Member, weight: torch.Tensor, kernel: Kernel
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The axes (G, C) that a kernel of a member reads, and the components of its wells."""
-
-    def at(wells: Any, axes: torch.Tensor) -> torch.Tensor:
-        return torch.cat([model.scale(x[part].double()) @ axes for part in torch.as_tensor(wells).split(1024)])
-
-    scaled = model.scale(x[member.held].double())
-    axes = leading_axes(scaled * weight, min(kernel.n_components, len(scaled) - 1, x.shape[1])) * weight[:, None]
-    held = scaled @ axes
-    if kernel.whiten:
-        sd = held.std(0, unbiased=False).clamp_min(1e-9)
-        axes, held = axes / sd, held / sd
-    own = held if member.whole else at(member.own, axes)
-    return axes, {"held": held, "own": own, "asked": at(member.asked, axes)}
