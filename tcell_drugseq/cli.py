@@ -25,7 +25,7 @@ import typer
 from typer.core import TyperGroup
 
 from .base.defaults import PRESETS, RunConfig, ScreenConfig, SimConfig
-from .base.files import NoSpaceError, absolute, read_yaml
+from .base.files import NoSpaceError, absolute, beside, read_yaml
 from .base.folders import made_folder
 from .base.settings import InputError, leaves, with_leaves
 
@@ -84,7 +84,7 @@ def settings(
         raise InputError(f"--preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
     merged = dict(PRESETS[preset])
     if config:
-        merged |= read_yaml(config)
+        merged |= beside(config, read_yaml(config))
         with_leaves(RunConfig(), merged, where=str(config))
     return merged | flags
 
@@ -288,7 +288,7 @@ def report(
     from tcell_drugseq.report.notebooks import ReportError
 
     try:
-        folder = run_report(params.stem, read_yaml(params), reports_dir, notebook, overwrite)
+        folder = run_report(params.stem, beside(params, read_yaml(params)), reports_dir, notebook, overwrite)
         typer.echo(folder / "report.html")
     except ReportError as e:
         kept = reports_dir / f"{params.stem}.failed" / "results"

@@ -33,6 +33,7 @@ class DataConfig(Settings):
     activation_old: str = option("activation_old", "obs column with the historical activation score")
     dose: str = option("dose", "obs column with the dose")
     layer: str = option("", "layer to read instead of X")
+    select: str = option("", "wells to use, as `time == 24 and cell == 'T'`, in obs columns; empty: all")
     well_pattern: str = option(
         "",
         "regular expression with groups row and column, and if wanted plate and batch; empty: known forms",

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['NoSpaceError', 'needs_space', 'written_whole', 'check_regular', 'read_bytes', 'absolute', 'read_yaml', 'yaml_text',
-           'write_yaml', 'write_json', 'read_json_if_any', 'write_h5ad']
+__all__ = ['INPUTS', 'NoSpaceError', 'needs_space', 'written_whole', 'check_regular', 'read_bytes', 'absolute', 'read_yaml',
+           'yaml_text', 'write_yaml', 'beside', 'write_json', 'read_json_if_any', 'write_h5ad']
 
 # %% ../../nbs/00_base/03_files.ipynb #f1a90002
 class NoSpaceError(InputError):
@@ -233,6 +233,27 @@ def write_yaml(
     """Write a mapping as YAML."""
     with written_whole(path) as tmp:
         tmp.write_text(yaml_text(values), encoding="utf-8")
+
+# %% ../../nbs/00_base/03_files.ipynb #43a94aeb
+INPUTS = ("data_dir", "model_path", "gene_sets", "counts", "plate_map")  # settings that name files or folders
+
+
+def beside(
+    file: str | Path,  # a YAML file
+    values: Mapping[str, Any],  # settings read from it; a list holds several values of one
+) -> dict[str, Any]:
+    """The same settings; a path that is not there from the working folder, but from the file's, is made one that is."""
+    folder = Path(file).parent
+
+    def found(value: Any) -> Any:
+        if isinstance(value, list):
+            return [found(one) for one in value]
+        given = Path(str(value)).expanduser()
+        if not value or given.is_absolute() or os.path.exists(given) or not os.path.exists(folder / given):
+            return value
+        return str(folder / given)
+
+    return {name: found(value) if name in INPUTS else value for name, value in values.items()}
 
 # %% ../../nbs/00_base/03_files.ipynb #8c020044
 def write_json(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..base.files import read_yaml
+from ..base.files import beside, read_yaml
 from ..base.settings import InputError, coerce, naming, shown
 from ..report.done import describe_experiment
 from ..report.experiment import check_experiment, check_name, default_notebook, with_defaults
@@ -125,6 +125,8 @@ def read_sets(
         if any(e.set.lower() == file.stem.lower() for e in out):
             raise InputError(f"{file}: found a second set called {file.stem!r}; each names its comparison")
         shared, experiments, grid, notebook = _parts(read_yaml(file), str(file), file.stem)
+        shared, grid = beside(file, shared), beside(file, grid)
+        experiments = {name: beside(file, own or {}) for name, own in experiments.items()}
         notebook = Path(notebook or default_notebook())
         _check_grid(grid, notebook, str(file))
         for name, own in _expand(experiments, grid, str(file)):

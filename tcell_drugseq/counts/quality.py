@@ -154,15 +154,16 @@ def keep_wells(
     counts: AnnData,  # raw counts; obs: compound, is_control, if known plate
     cfg: ScreenConfig = ScreenConfig(),  # min_umis, min_detected, max_mito, max_top, outlier_mads
 ) -> tuple[AnnData, pd.DataFrame]:  # kept wells with measures in obs; dropped: well, rule, value, threshold, sentence
-    """Drop wells by the rules of `cfg`; raises `InputError` where no control or fewer than two compounds would stay."""
+    """Drop wells by the rules of `cfg`; raises `InputError` where no control or one compound of several would stay."""
     qc, obs = measure_wells(counts), counts.obs
     obs = cast(pd.DataFrame, obs)
     dropped = broken_rules(qc, plate_of(obs), cfg)
     stays = ~counts.obs_names.isin(dropped["well"])
     control = obs["is_control"].to_numpy(bool)
     rules = ", ".join(f"{n} by {rule}" for rule, n in dropped["rule"].value_counts().items()) or "none by a rule"
-    n_compounds = obs["compound"][stays & ~control].astype(str).nunique()
-    for found, least, what in ((int((stays & control).sum()), 1, "control wells"), (n_compounds, 2, "compounds")):
+    treated = obs["compound"][~control].astype(str)
+    n_compounds, wanted = treated[stays[~control]].nunique(), min(2, treated.nunique())
+    for found, least, what in ((int((stays & control).sum()), 1, "control wells"), (n_compounds, wanted, "compounds")):
         if found < least:
             first = f"; the first is {dropped['sentence'].iloc[0]}" if len(dropped) else ""
             gone = f"of {counts.n_obs} wells dropped: {rules}{first}"

@@ -290,15 +290,20 @@ def _read_role(part: str, cfg: DataConfig, obs: _Obs) -> Any:
     return obs.problems.add(obs.file, where, f"{gaps} wells without a value", "a value for every well")
 
 
+_TRUTH = {"True": "1", "1": "1", "1.0": "1", "False": "0", "0": "0", "0.0": "0"}
+
+
 def _read_label(cfg: DataConfig, obs: _Obs) -> list[str] | None:
     """The label as "0" or "1" from a column or `column=value`; anything else as it is, for the check to find."""
     name, equals, value = cfg.label.partition("=")
     if not equals or cfg.label in obs.frame:
         column = obs.get(cfg.label, "label")
-        return None if column is None else [{"True": "1", "False": "0"}.get(text, text) for text in as_texts(column)]
+        return None if column is None else [_TRUTH.get(text, text) for text in as_texts(column)]
     if (column := obs.get(name, "label", required=True)) is None:
         return None
     values = as_texts(column)
+    if {_TRUTH.get(text) for text in values} == {"0", "1"} and value in _TRUTH:  # True, 1 and 1.0 are one value
+        values, value = [_TRUTH[text] for text in values], _TRUTH[value]
     if (gaps := values.count("")) and obs.need_targets:
         return obs.problems.add(obs.file, f"obs column {name!r}", f"{gaps} wells without a value", "one for every well")
     if value not in values and obs.need_targets:
@@ -403,21 +408,16 @@ def draft_h5ad(
     def place(part: str, i: int | None = None) -> tuple[str, str]:
         column = getattr(cfg, part, "")
         name = f"obs column {column!r}" if column else {"gene": "var_names", "well": "obs_names"}.get(part, part)
-        number = (
-            ""
-            if i is None
-            else f", number {i + 1}"
-            if part in ("gene", "well")
-            else f", well {(draft.wells or [])[i]!r}"
-        )
+        number = "" if i is None else f", number {i + 1}" if part in ("gene", "well") else f", well {wells[i]!r}"
         return path.name, name + number
 
-    draft = Draft(place)
+    draft, wells = Draft(place), []
     if (adata := read_hdf5(path, "AnnData", read_h5ad, problems)) is None:
         return draft
     obs = _Obs(path.name, cast(pd.DataFrame, adata.obs), need_targets, problems)
     ids = obs.get(cfg.well, "well")
     draft.genes, draft.wells = as_texts(adata.var_names), as_texts(adata.obs_names if ids is None else ids)
+    wells.extend(draft.wells)
     draft.x = _read_matrix(adata, cfg.layer, path.name, problems)
     before = len(problems)
     draft.scores, label = _read_scores(adata, cfg, obs), _read_label(cfg, obs)

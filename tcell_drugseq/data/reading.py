@@ -5,10 +5,12 @@
 # %% ../../nbs/01_data/04_reading.ipynb #b93d276e
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +157,67 @@ def _check(d: Draft, cfg: DataConfig, need_targets: bool, problems: Problems) ->
         if need_targets:
             _drop_constant(d, problems)
 
+# %% ../../nbs/01_data/04_reading.ipynb #acae54e37e7d407bbb7b55eff062a284
+_COMPARES = (ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare, ast.cmpop)
+_COMPARES += (ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple)
+
+
+def _true_wells(rule: str, columns: dict[str, Any]) -> np.ndarray:
+    """Wells for which the comparison is true; `ValueError` says what is wrong with it."""
+    names = {f"column_{k}": name for k, name in enumerate(columns)}
+    short = {name: key for key, name in names.items()}
+    quoted = re.findall(r"`([^`]+)`", rule)
+    if unknown := [name for name in quoted if name not in short]:
+        raise ValueError(f"no column {unknown[0]!r}")
+    plain = re.sub(r"`([^`]+)`", lambda match: short[match[1]], rule)
+    try:
+        tree = ast.parse(plain.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ValueError("no comparison of columns") from None
+    for node in ast.walk(tree):
+        if not isinstance(node, _COMPARES):
+            raise ValueError(f"a {type(node).__name__.lower()}, which is no comparison")
+        if isinstance(node, ast.Name) and node.id not in names:
+            if node.id not in short:
+                raise ValueError(f"no column {node.id!r}")
+            node.id = short[node.id]
+    frame = pd.DataFrame({key: columns[name] for key, name in names.items()})
+    try:
+        found = frame.eval(ast.unparse(tree), engine="python")
+    except (TypeError, ValueError, NotImplementedError) as e:
+        raise ValueError(f"what can't be compared ({' '.join(str(e).split())[:200]})") from e
+    if not isinstance(found, pd.Series) or found.dtype != bool:
+        raise ValueError("no comparison of columns")
+    return found.to_numpy()
+
+
+def _select(d: Draft, cfg: DataConfig, problems: Problems) -> None:
+    """Keep the wells that the setting `select` asks for; places count as in the file."""
+    columns = {**{str(c): d.kept[c].to_numpy() for c in d.kept}, **d.columns}
+    lengths = {len(values) for values in columns.values()} | {len(d.wells or ())}
+    if not cfg.select or d.x is None or lengths != {len(d.x)}:
+        return
+    file, of_draft = d.place("gene")[0], d.place
+    try:
+        at = np.flatnonzero(_true_wells(cfg.select, columns))
+    except ValueError as e:
+        return problems.add(file, "setting 'select'", str(e), f"a comparison of {quote_some(list(columns), 10)}")
+    if not len(at):
+        return problems.add(file, "setting 'select'", f"no well with {cfg.select}", "some wells")
+    log.info("%s: %d of %d wells are used: %s", file, len(at), len(d.x), cfg.select)
+
+    def place(part: str, i: int | None = None) -> tuple[str, str]:
+        return of_draft(part, i if i is None or part in ("gene", "score") else int(at[i]))
+
+    d.place, d.x, d.wells = place, d.x[at], [(d.wells or [])[i] for i in at]
+    d.columns = {
+        name: values[at] if isinstance(values, np.ndarray) else [values[i] for i in at]
+        for name, values in d.columns.items()
+    }
+    d.kept = d.kept.iloc[at].reset_index(drop=True) if len(d.kept) else d.kept
+    d.scores = None if d.scores is None else d.scores.iloc[at].reset_index(drop=True)
+    d.counts = None if d.counts is None else d.counts[at]
+
 # %% ../../nbs/01_data/04_reading.ipynb #3bd5fa13
 _OBS = ("compound", "is_control", "plate", "batch", "row", "column", "label", "cluster", "activation_old", "dose")
 
@@ -208,6 +271,7 @@ def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
 # %% ../../nbs/01_data/04_reading.ipynb #b9ed1731
 def _scan(path: Path, cfg: DataConfig, need_targets: bool, take_apart: Callable, problems: Problems) -> Draft:
     draft = take_apart(path, cfg, need_targets, problems)
+    _select(draft, cfg, problems)
     _check(draft, cfg, need_targets, problems)
     return draft
 

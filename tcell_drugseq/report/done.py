@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..base.digests import hash_file, hash_files, package_digest, short_digest
-from ..base.files import read_bytes, write_json
+from ..base.files import INPUTS, read_bytes, write_json
 from ..base.settings import InputError
 from ..counts.gene_sets import signature_place
 
 # %% auto #0
-__all__ = ['INPUTS', 'RECORD', 'hash_inputs', 'code_version', 'describe_experiment', 'write_record', 'why_not_done']
+__all__ = ['RECORD', 'hash_inputs', 'code_version', 'describe_experiment', 'write_record', 'why_not_done']
 
 # %% ../../nbs/10_report/06_done.ipynb #1c2f1241
-INPUTS = ("data_dir", "model_path", "gene_sets", "counts", "plate_map")  # parameters that name files or folders
 RECORD = "done.json"
 
 

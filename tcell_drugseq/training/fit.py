@@ -291,7 +291,7 @@ def fit_model(
     if cfg.shrink and model_cfg.closed_forms:
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
-            groups = group_among(screen, cfg.split, np.isin(split, ("train", "val")))
+            groups, _ = group_among(screen, cfg.split, np.isin(split, ("train", "val")))
             fit_readout(model, wells, teaches, asked, held_out, groups)
     elif cfg.shrink:
         draw_to_mean(model, wells, held_out)

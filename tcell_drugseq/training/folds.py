@@ -5,6 +5,7 @@
 # %% ../../nbs/03_training/01_folds.ipynb #d0a0158c
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -19,8 +20,10 @@ from ..base.tables import spelling_key
 if TYPE_CHECKING:
     from anndata import AnnData
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['Fold', 'well_groups', 'deal_groups', 'group_among', 'split_wells', 'trains_on_controls', 'make_folds']
+__all__ = ['log', 'Fold', 'well_groups', 'deal_groups', 'group_among', 'split_wells', 'trains_on_controls', 'make_folds']
 
 # %% ../../nbs/03_training/01_folds.ipynb #7dbe2820
 @dataclass(frozen=True)
@@ -77,22 +80,28 @@ def deal_groups(
     return (part for _, part in split)
 
 # %% ../../nbs/03_training/01_folds.ipynb #09ff1a6b
+def _serves(screen: AnnData, groups: np.ndarray, among: np.ndarray) -> bool:
+    """Whether each class is in two groups, so that there can be wells of it on two sides."""
+    if "label" not in screen.obs:
+        return len(set(groups)) > 1
+    label = screen.obs["label"].to_numpy()[among]
+    return all(len(set(groups[label == value])) > 1 for value in np.unique(label))
+
+
 def group_among(
     screen: AnnData,
     column: str,  # compound or another obs column; random: every well by itself
-    among: np.ndarray,  # (N,) bool
-) -> np.ndarray:  # (n,) group of each of these wells
-    """Groups by the column or, where that leaves only one, by compound, then by well."""
-    groups = well_groups(screen, column)[among]
-    for finer in (
-        name for name in ("compound", "random") if name != column
-    ):  # one plate left: its compounds, its wells
-        if len(set(groups)) > 1 or among.all():
-            break
-        groups = well_groups(screen, finer)[among]
-    return groups
+    among: np.ndarray,  # (N,) bool: wells that a fold leaves to training; all: no fold
+) -> tuple[np.ndarray, str]:  # (n,) group of each of these wells, and what they are groups of
+    """Groups by the column or, where these can't serve on two sides, by compound, then by well."""
+    names = [column] if among.all() else dict.fromkeys([column, "compound", "random"])
+    found = [(well_groups(screen, name)[among], name) for name in names]
+    return next((by for by in found if _serves(screen, by[0], among)), found[-1])
 
 # %% ../../nbs/03_training/01_folds.ipynb #cb42fffc
+_DEALS = 20  # tries to have both classes and every score on both sides
+
+
 def split_wells(
     screen: AnnData,
     cfg: TrainConfig = TrainConfig(),  # split, val_fraction, seed
@@ -101,33 +110,34 @@ def split_wells(
     """Set wells aside that choose the epoch; raises `InputError` where a side would be without a class or a score."""
     among = np.ones(screen.n_obs, bool) if among is None else among
     label = screen.obs["label"].to_numpy()[among] if "label" in screen.obs else None
-    groups = group_among(screen, cfg.split, among)
+    groups, by = group_among(screen, cfg.split, among)
     n_groups = len(set(groups))
     if n_groups < 2 and among.all():
         raise InputError(f"split: column {cfg.split!r} has {n_groups} group, expected at least two")
     if n_groups < 2:
         raise InputError(f"split: by {cfg.split}: found {among.sum()} training wells, expected at least two")
-    side = np.full(among.sum(), "train", dtype=object)
-    side[next(deal_groups(groups, label, min(round(1 / cfg.val_fraction), n_groups), cfg.seed))] = "val"
-    split = np.full(screen.n_obs, "unseen", dtype=object)
-    split[among] = side
-    _check_sides(screen, split, cfg)
-    return split
+    split, lacking = np.full(screen.n_obs, "unseen", dtype=object), ""
+    for seed in range(cfg.seed, cfg.seed + _DEALS):
+        split[among] = "train"
+        part = next(deal_groups(groups, label, min(round(1 / cfg.val_fraction), n_groups), seed % 2**32))
+        split[np.flatnonzero(among)[part]] = "val"
+        if not (lacking := _lacking(screen, split)):
+            return split
+    raise InputError(f"split: by {by}: {lacking}; choose another split or number of folds")
 
 
-def _check_sides(screen: AnnData, split: np.ndarray, cfg: TrainConfig) -> None:
-    """Both classes and every score are on both sides."""
+def _lacking(screen: AnnData, split: np.ndarray) -> str:
+    """What the wells that teach or those that choose the epoch lack: a class, or a score; empty if nothing."""
     for side, needed in (("train", 2), ("val", 1)):
         if "label" in screen.obs:
             zeros, ones = np.bincount(screen.obs["label"].to_numpy()[split == side], minlength=2)
             if min(zeros, ones) < needed:
-                found = f"{zeros} {side} wells of class 0 and {ones} of class 1"
-                raise InputError(f"split: by {cfg.split}: found {found}; choose another split, seed or number of folds")
+                return f"found {zeros} {side} wells of class 0 and {ones} of class 1"
         scores = cast(pd.DataFrame, screen.obsm["scores"]) if "scores" in screen.obsm else pd.DataFrame()
         for name, values in scores.items():
             if (defined := int(values[split == side].notna().sum())) < needed:
-                found = f"score {name} is defined in {defined} {side} wells"
-                raise InputError(f"split: by {cfg.split}: {found}; choose another split, seed or number of folds")
+                return f"score {name} is defined in {defined} {side} wells"
+    return ""
 
 # %% ../../nbs/03_training/01_folds.ipynb #7c3c1b97
 def trains_on_controls(
@@ -165,6 +175,12 @@ def make_folds(
     folds = []
     for number, part in enumerate(deal_groups(groups, label, n_folds, cfg.seed), start=1):
         test = np.isin(np.arange(screen.n_obs), part)
-        split = split_wells(screen, cfg, among=teaches & ~test)
+        among = teaches & ~test
+        split, by = split_wells(screen, cfg, among), group_among(screen, cfg.split, among)[1]
+        if by != cfg.split:
+            what = "wells one by one" if by == "random" else f"wells of other {by}s"
+            log.warning(
+                "fold %d: too few groups by %s are left to training: %s choose the epoch", number, cfg.split, what
+            )
         folds.append(Fold(number, split == "train", split == "val", test))
     return folds

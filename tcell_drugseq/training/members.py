@@ -114,7 +114,7 @@ def member_sides(
     seen, part, n_parts = np.isin(split, ("train", "val")), np.where(split == "val", 0, -1), 1
     if n_members > 1 and cfg.folds != 1:
         rest = np.flatnonzero(split == "train")
-        groups = group_among(screen, cfg.split, split == "train")
+        groups, _ = group_among(screen, cfg.split, split == "train")
         label = screen.obs["label"].to_numpy()[rest] if "label" in screen.obs else None
         others = min(max(2, round(1 / cfg.val_fraction)) - 1, len(set(groups)))
         for at in deal_groups(groups, label, others, cfg.seed) if others > 1 else ():
