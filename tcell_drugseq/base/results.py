@@ -130,7 +130,7 @@ _PREDICTIONS = (
         "comparison",
         "all figures of merit, of the model and of the baselines",
         (
-            Column("model", "transformer, or the name of a baseline"),
+            Column("model", "ensemble (the model), or the name of a baseline"),
             Column("split", "which wells were asked: oof (out of fold), train, val or new"),
             Column("target", "name of a score, label or activation"),
             Column(
@@ -146,7 +146,9 @@ _PREDICTIONS = (
         "comparison",
         "the model beside simpler models on the same wells, with intervals",
         (
-            Column("model", "transformer, a baseline, or replicates: what knowing the compound alone could reach"),
+            Column(
+                "model", "ensemble (the model), a baseline, or replicates: what knowing the compound alone could reach"
+            ),
             Column("target", "name of a score, label or activation"),
             Column("metric", "R2, Pearson, Spearman (both also within plate), AUROC, AUPRC, Brier, calibration error"),
             Column(
@@ -160,7 +162,7 @@ _PREDICTIONS = (
                 "that of the metric",
             ),
             Column("high", "upper end of the interval", "that of the metric"),
-            Column("difference", "transformer minus this model; empty for the transformer", "that of the metric"),
+            Column("difference", "ensemble minus this model; empty for the ensemble", "that of the metric"),
             Column("difference_low", "lower end of its 95 % interval, same draws for both", "that of the metric"),
             Column("difference_high", "upper end of that interval", "that of the metric"),
         ),

@@ -41,7 +41,7 @@ def differing_settings(
     return table[differs].rename_axis("experiment").reset_index()
 
 # %% ../../nbs/11_batch/05_comparison.ipynb #3d6de515
-NO_RIVALS = ("transformer", "replicates", "shuffled")
+NO_RIVALS = ("ensemble", "replicates", "shuffled")
 _BESIDE = ("simpler", "simpler_value", "simpler_low", "simpler_high", "difference", "difference_low", "difference_high")
 
 
@@ -49,13 +49,13 @@ def metrics_beside(
     experiments: Mapping[str, Finished],
     metrics: Sequence[str] = ("R2", "AUROC"),  # metrics for which larger is better
 ) -> pd.DataFrame:  # experiment, target, metric, value, low, high, the same of the best simpler model, difference
-    """Compare the transformer with the best simpler model, with 95 % intervals if baselines were fitted."""
+    """Compare the ensemble with the best simpler model, with 95 % intervals if baselines were fitted."""
     rows = []
     for name, e in experiments.items():
         known = e.models[e.models["metric"].isin(metrics) & e.models["value"].notna()]
-        ours = known[known["model"] == "transformer"]
+        ours = known[known["model"] == "ensemble"]
         if e.models.empty:
-            scores = e.summary.get("validation", {}).get("transformer", {})
+            scores = e.summary.get("validation", {}).get("ensemble", {})
             found = [(t, m, v[m]) for t, v in scores.items() for m in metrics if v.get(m) is not None]
             ours = pd.DataFrame(found, columns=["target", "metric", "value"]).assign(low=np.nan, high=np.nan)
         for row in ours.itertuples():
@@ -219,7 +219,7 @@ def changes_since(
     codes = (old.get("code", "unknown"), new.get("code", "unknown"))
     facts.append(("code", *codes, "pass" if codes[0] == codes[1] != "unknown" else "warn"))
     facts.append(("settings", *_unlike(old.get("parameters"), new.get("parameters"))))
-    rows, (old, new) = [], (said.get("validation", {}).get("transformer", {}) for said in (previous, current))
+    rows, (old, new) = [], (said.get("validation", {}).get("ensemble", {}) for said in (previous, current))
     for target in dict.fromkeys([*old, *new]):
         was, now = old.get(target, {}), new.get(target, {})
         pairs = {m: (was.get(m), now.get(m)) for m in dict.fromkeys([*was, *now]) if m != "n"}

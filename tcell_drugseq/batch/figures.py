@@ -58,11 +58,11 @@ def plot_agreement(
 
 # %% ../../nbs/11_batch/06_figures.ipynb #ffd75966
 def _draw_metric(ax: Axes, rows: pd.DataFrame, names: list[str], low: float) -> None:
-    """Draw transformer and best simpler model for one target; values below `low` are drawn at `low`."""
+    """Draw the ensemble and the best simpler model for one target; values below `low` are drawn at `low`."""
     place = rows["experiment"].map({name: i for i, name in enumerate(names)}).to_numpy(float)
     for shift, prefix, colour in ((-0.16, "", VAL_COLOUR), (0.16, "simpler_", DARK)):
         value, ends = rows[f"{prefix}value"].astype(float), rows[[f"{prefix}low", f"{prefix}high"]].astype(float)
-        name = "best simpler model" if prefix else "transformer"
+        name = "best simpler model" if prefix else "ensemble"
         left, right = ends.clip(lower=low).to_numpy().T
         ax.hlines(place + shift, left, right, color=colour, lw=1.6, alpha=0.55)
         ax.scatter(value.clip(lower=low), place + shift, s=16, color=colour, linewidths=0, zorder=3, label=name)

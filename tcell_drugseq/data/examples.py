@@ -52,7 +52,7 @@ def example_results(
     losses = {f"{s}_{p}": np.exp(-epochs / k) + k / 40 for s, k in [("train", 4), ("val", 6)] for p in ("total", "mse")}
     results.uns["history"] = pd.DataFrame({"epoch": epochs} | losses)
     results.uns.update({"best_epoch": 14, "importance_target": "logit"})
-    rows = [(m, s, t, q, v) for m in ("transformer", "ridge") for s in ("train", "val")
+    rows = [(m, s, t, q, v) for m in ("ensemble", "ridge") for s in ("train", "val")
             for t, q, v in [("Tscore", "R2", 0.8), ("label", "AUROC", 0.9)]]  # fmt: skip
     results.uns["metrics"] = pd.DataFrame(rows, columns=["model", "split", "target", "metric", "value"])
     return results

@@ -48,7 +48,7 @@ def plot_scores(
         name, colour = SPLITS[split]
         ax.plot(ends, ends, color=GREY, lw=1, zorder=0)
         ax.scatter(wells["measured"], wells["predicted"], s=10, color=colour, alpha=0.6, linewidths=0)
-        r2, ridge = (metric(results, score, "R2", split, model) for model in ("transformer", "ridge"))
+        r2, ridge = (metric(results, score, "R2", split, model) for model in ("ensemble", "ridge"))
         beside = f" (ridge {ridge:.2f})" if np.isfinite(ridge) else ""
         ax.set_title(f"{label_text(score)}: {len(wells)} {name} wells\nR² {r2:.2f}{beside}")
         ax.set(xlabel="measured", ylabel="predicted", box_aspect=1)
@@ -92,7 +92,7 @@ def plot_label(
 # %% ../../nbs/08_evidence/07_figures.ipynb #8dacc357
 @picture(
     "baselines",
-    alt="R2 and AUROC of the transformer and of simpler models",
+    alt="R2 and AUROC of the ensemble and of simpler models",
     needs="baselines",
     of=lambda results: results.uns["baselines"],
 )
@@ -103,14 +103,14 @@ def plot_baselines(
     shown = table[table["metric"].isin(["R2", "AUROC"]) & table["value"].notna()]
     targets = list(dict.fromkeys(shown["target"]))
     rivals = [b.name for b in BASELINES.values() if not b.mark]
-    order = ["transformer", *rivals, "depth", "position", "shuffled", "mean", "replicates"]
+    order = ["ensemble", *rivals, "depth", "position", "shuffled", "mean", "replicates"]
     fig, axes = new_figure(len(targets), ncols=2, height=2.7)
     for ax, target in zip(axes, targets, strict=True):
         rows = shown[shown["target"] == target].set_index("model")
         rows = rows.loc[sorted(rows.index, key=lambda m: order.index(m) if m in order else len(order))]
         rows[["low", "high"]] = rows[["low", "high"]].apply(lambda c, known=rows["value"]: c.fillna(known))
         place = np.arange(len(rows))
-        colours = [{"transformer": VAL_COLOUR, "replicates": TRAIN_COLOUR}.get(m, DARK) for m in rows.index]
+        colours = [{"ensemble": VAL_COLOUR, "replicates": TRAIN_COLOUR}.get(m, DARK) for m in rows.index]
         chance = 0.5 if rows["metric"].iloc[0] == "AUROC" else 0.0
         blind = rows["value"].get("position", chance)
         low = max(min(rows["low"].min(), chance), chance - 0.6)

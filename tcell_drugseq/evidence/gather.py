@@ -94,7 +94,7 @@ def add_baselines(
     ours = cast(pd.DataFrame, results.obs).filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
     drawn = drawn_groups(screen, cfg.train.split)
-    models = {"transformer": ours, **tables}
+    models = {"ensemble": ours, **tables}
     compared = compare_models(screen, models, cfg.compare, drawn, cfg.train.seed)
     split = results.obs["split"].to_numpy()
     found = [evaluate(results, t, np.where(asked, split, ""), model=name) for name, t in tables.items()]

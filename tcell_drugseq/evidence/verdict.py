@@ -66,7 +66,7 @@ def weigh_prediction(
     """Which targets are predicted better than by any model that sees no expression."""
     reasons, missed, marks = [], 0, {b.name: b.mark for b in BASELINES.values() if b.mark}
     figures = table[table["metric"].isin(["R2", "AUROC"])]
-    ours, rivals = figures[figures["model"] == "transformer"], figures[figures["model"] != "replicates"]
+    ours, rivals = figures[figures["model"] == "ensemble"], figures[figures["model"] != "replicates"]
     for row, interval in zip(ours.itertuples(), ours["low"].notna(), strict=True):
         beside = figures[(figures["target"] == row.target) & figures["model"].isin(marks)]
         level = beside[~(beside["difference_low"] > 0)]

@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 def _finished(folder: Path) -> dict[str, Any]:
     """What the list shows of a finished report."""
     summary = json.loads(read_bytes(folder / "metrics.json"))
-    ours, ridge = (summary.get("validation", {}).get(model, {}) for model in ("transformer", "ridge"))
+    ours, ridge = (summary.get("validation", {}).get(model, {}) for model in ("ensemble", "ridge"))
 
     def pair(target: str, name: str) -> tuple:
         return tuple(_number(m.get(target, {}).get(name)) for m in (ours, ridge))

@@ -95,7 +95,7 @@ def _predicted(results: AnnData) -> list[str]:
     targets += [("activation", "R2", "ridge")] if {"activation_old", "pred_activation"} <= set(obs) else []
     targets += [("label", "AUROC", "logistic")] if {"label", "pred_label_prob"} <= set(obs) else []
     for target, name, simple in targets:
-        ours, theirs = (metric(results, target, name, split, model) for model in ("transformer", "ridge"))
+        ours, theirs = (metric(results, target, name, split, model) for model in ("ensemble", "ridge"))
         beside = f"; {simple} regression {theirs:.2f}" if math.isfinite(theirs) else ""
         sentences.append(f"{target}: {name} {ours:.2f} {where}{beside}.")
     return sentences

@@ -60,7 +60,7 @@ def write_experiment(folder: Path, seed: int, called: tuple[str, ...] = ALWAYS, 
     wells["pred_label_prob"] = 1 / (1 + np.exp(-wells["pred_logit"]))
     wells[HOSTILE["score"]], wells["split"] = measured, "oof"
     genes = pd.DataFrame({"Gene": GENES, "GradInputImportance": rng.random(6), "Target": HOSTILE["score"]})
-    lines = [("transformer", 0.6), ("ridge", 0.5), ("mean", 0.0), ("shuffled", 0.7), ("replicates", 0.9)]
+    lines = [("ensemble", 0.6), ("ridge", 0.5), ("mean", 0.0), ("shuffled", 0.7), ("replicates", 0.9)]
     targets = (("Tscore", "R2"), (HOSTILE["score"], "R2"), ("label", "AUROC"))
     rows = [(m, t, k, v, v - 0.1, v + 0.1, 0.6 - v, -0.1, 0.2) for m, v in lines for t, k in targets]
     kept = ["model", "target", "metric", "value", "low", "high", "difference", "difference_low", "difference_high"]
@@ -76,7 +76,7 @@ def write_experiment(folder: Path, seed: int, called: tuple[str, ...] = ALWAYS, 
         "lr": 0.003,
     } | settings
     write_yaml(about | {"settings": own}, out / "run.yaml")
-    figures = {"transformer": {t: {k: 0.6} for t, k in targets}, "mean": {}}
+    figures = {"ensemble": {t: {k: 0.6} for t, k in targets}, "mean": {}}
     said = {"hash": "abc", "wells": len(names), "compounds": n, "genes": 6, "hits": list(called), "split": "oof"}
     verdict = [{"claim": "hits", "status": "claim", "because": "a test"}]
     said |= {"validation": figures, "verdict": verdict, "top_genes": GENES[:2], "simulated": True}
@@ -92,7 +92,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_experiment(folder / f"z{seed}", seed, (*ALWAYS, "calm", HOSTILE["compounds"][1]) if seed == 2 else ALWAYS)
     raw = write_experiment(folder / "raw1", 1, use_zscore=False)
     old = json.loads((raw / "metrics.json").read_text()) | {"hash": "old", "hits": [HOSTILE["compounds"][1], "NA"]}
-    old["validation"]["transformer"]["Tscore"]["R2"] = 0.35
+    old["validation"]["ensemble"]["Tscore"]["R2"] = 0.35
     (raw / "previous.json").write_text(json.dumps(old), encoding="utf-8")
     (folder / "screened").mkdir()
     (folder / "screened" / "metrics.json").write_text("{}", encoding="utf-8")

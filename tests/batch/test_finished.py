@@ -15,7 +15,7 @@ from tcell_drugseq.report.index import write_index
 TEXTS = ["", "{", "null", "3", "[]", '"x"', "[" * 100_000, "9" * 5_000, "\0", "{}", '{"a":']
 NASTY = [
     *(None, True, -1, 1.5, float("inf"), 10**400, "", "x", [], [1], [None], [["a"]], [{}], {}, {"a": 1}),
-    *({"transformer": 1}, {"transformer": {"x": 1}}, {"transformer": {"x": {"R2": "a"}}}, {"transformer": []}),
+    *({"ensemble": 1}, {"ensemble": {"x": 1}}, {"ensemble": {"x": {"R2": "a"}}}, {"ensemble": []}),
     *([{"claim": "a", "status": []}], {"parameters": 1}, {"inputs": [1]}, {"code": None}),
 ]
 
@@ -64,8 +64,8 @@ def test_a_summary_with_a_part_of_another_shape(one, file):
         for value in NASTY:
             (one / file).write_text(json.dumps(whole | {part: value}))
             look(one)
-    (one / file).write_text(json.dumps(whole | {"validation": {"transformer": 1}}))
-    assert f"{file}: validation: found {{'transformer': 1}}, expected what a run writes there" in look(one)
+    (one / file).write_text(json.dumps(whole | {"validation": {"ensemble": 1}}))
+    assert f"{file}: validation: found {{'ensemble': 1}}, expected what a run writes there" in look(one)
 
 
 @pytest.mark.parametrize("part", ["parameters", "inputs", "code", "files"])

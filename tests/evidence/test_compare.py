@@ -36,7 +36,7 @@ def guesses(screen, seed=0, **spread):
     """Stand-ins for models: what was measured plus noise, coarse enough for ties."""
     rng = np.random.default_rng(seed)
     found = {}
-    for name, sd in (spread or {"transformer": 0.5, "ridge": 1.0}).items():
+    for name, sd in (spread or {"ensemble": 0.5, "ridge": 1.0}).items():
         columns = {}
         for column, y in target_values(screen).items():
             noisy = np.nan_to_num(y) + sd * rng.normal(size=len(y))
@@ -128,23 +128,23 @@ def test_values_are_those_of_the_metrics_and_intervals_hold_them(screen):
 
 
 def test_differences_are_paired(screen):
-    predictions = guesses(screen, transformer=0.5, other=1.0)
-    predictions["same"] = predictions["transformer"]
+    predictions = guesses(screen, ensemble=0.5, other=1.0)
+    predictions["same"] = predictions["ensemble"]
     table = compare_models(screen, predictions, QUICK)
     same = table[table["model"] == "same"]
     assert (same[["difference", "difference_low", "difference_high"]].abs() < 1e-12).all(axis=None)
     r2 = rows_of(table, target="Tscore", metric="R2")
-    assert r2["difference"]["other"] == pytest.approx(r2["value"]["transformer"] - r2["value"]["other"])
+    assert r2["difference"]["other"] == pytest.approx(r2["value"]["ensemble"] - r2["value"]["other"])
     assert r2["difference_low"]["other"] > 0
     assert rows_of(table, target="label", metric="Brier")["difference"]["other"] < 0  # an error: less is better
-    assert table[table["model"] == "transformer"]["difference"].isna().all()
+    assert table[table["model"] == "ensemble"]["difference"].isna().all()
 
 
 def test_the_same_seed_says_the_same_and_more_models_change_no_interval(screen):
-    predictions = guesses(screen, transformer=0.5, ridge=1.0, knn=2.0)
+    predictions = guesses(screen, ensemble=0.5, ridge=1.0, knn=2.0)
     table = compare_models(screen, predictions, QUICK)
     pd.testing.assert_frame_equal(table, compare_models(screen, predictions, QUICK))
-    fewer = compare_models(screen, {m: predictions[m] for m in ("transformer", "knn")}, QUICK)
+    fewer = compare_models(screen, {m: predictions[m] for m in ("ensemble", "knn")}, QUICK)
     kept = table[table["model"].isin(fewer["model"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, fewer)
 
@@ -161,21 +161,21 @@ def test_gaps_leave_the_others_on_common_wells(screen):
     gaps = screen.copy()
     gaps.obsm["scores"] = screen.obsm["scores"].copy()
     gaps.obsm["scores"].iloc[::3, 0] = np.nan
-    predictions = guesses(gaps, transformer=0.5, ridge=1.0)
+    predictions = guesses(gaps, ensemble=0.5, ridge=1.0)
     predictions["ridge"].iloc[1::3, 0] = np.nan
     predictions["empty"] = predictions["ridge"] * np.nan
     table = compare_models(gaps, predictions, QUICK)
     name = gaps.obsm["scores"].columns[0]
     asked = np.arange(gaps.n_obs) % 3 == 2
-    y, p = gaps.obsm["scores"].iloc[asked, 0], predictions["transformer"].iloc[asked, 0]
+    y, p = gaps.obsm["scores"].iloc[asked, 0], predictions["ensemble"].iloc[asked, 0]
     expected = score_metrics(y.to_numpy(), p.to_numpy(), gaps.obs["plate"].to_numpy()[asked])["R2"]
-    assert rows_of(table, target=name, metric="R2")["value"]["transformer"] == pytest.approx(expected)
+    assert rows_of(table, target=name, metric="R2")["value"]["ensemble"] == pytest.approx(expected)
     assert "empty" not in set(table["model"])
 
 
 def test_a_target_that_the_model_does_not_have_has_no_difference(screen):
     predictions = guesses(screen)
-    predictions["transformer"] = predictions["transformer"].drop(columns=["pred_activation", LABEL])
+    predictions["ensemble"] = predictions["ensemble"].drop(columns=["pred_activation", LABEL])
     table = compare_models(screen, predictions, QUICK)
     for target in ("activation", "label"):
         mine = table[table["target"] == target]
@@ -187,8 +187,8 @@ def test_one_class_only(screen):
     ones = screen.copy()
     ones.obs["label"] = 1
     label = compare_models(ones, guesses(ones), QUICK).query("target == 'label'").set_index(["model", "metric"])
-    assert label.loc["transformer"]["value"][["AUROC", "AUPRC"]].isna().all()
-    assert label.loc["transformer"].loc["Brier", ["value", "low", "high"]].notna().all()
+    assert label.loc["ensemble"]["value"][["AUROC", "AUPRC"]].isna().all()
+    assert label.loc["ensemble"].loc["Brier", ["value", "low", "high"]].notna().all()
     assert label["value"]["replicates"].isna().all()
 
 
@@ -197,7 +197,7 @@ def test_one_class_in_a_fold(screen):
     ones = screen.obs["label"].to_numpy() == 1
     folds[0] = replace(folds[0], train=folds[0].train & ones, val=folds[0].val & ones)
     baselines = fit_baselines(screen, folds, lambda fold: screen.X)
-    table = compare_models(screen, {"transformer": baselines["ridge"]} | baselines, QUICK)
+    table = compare_models(screen, {"ensemble": baselines["ridge"]} | baselines, QUICK)
     assert table.query("metric == 'AUROC'")["value"].notna().all()
 
 
@@ -227,14 +227,14 @@ def test_a_score_alone(screen):
 def test_no_controls(screen):
     treated = screen[~screen.obs["is_control"]].copy()
     table = compare_models(treated, guesses(treated), QUICK)
-    assert {"transformer", "ridge", "replicates"} == set(table["model"])
+    assert {"ensemble", "ridge", "replicates"} == set(table["model"])
 
 
 def test_one_compound_has_figures_but_no_interval(screen):
     one = screen[~screen.obs["is_control"]].copy()
     one.obs["compound"] = "alone"
     table = compare_models(one, guesses(one), QUICK)
-    assert set(table["model"]) == {"transformer", "ridge"}  # nothing to tell compounds by
+    assert set(table["model"]) == {"ensemble", "ridge"}  # nothing to tell compounds by
     assert table["value"].notna().all()
     assert table[["low", "high", "difference_low", "difference_high"]].isna().all(axis=None)
 
@@ -250,7 +250,7 @@ def test_the_ceiling_of_wells_that_were_asked(screen):
     asked = screen.obs["compound"].isin(screen.obs["compound"].unique()[:20]).to_numpy()
     for table in predictions.values():
         table[~asked] = np.nan
-    whole, part = replicate_ceiling(screen, None, QUICK), replicate_ceiling(screen, predictions["transformer"], QUICK)
+    whole, part = replicate_ceiling(screen, None, QUICK), replicate_ceiling(screen, predictions["ensemble"], QUICK)
     some = replicate_ceiling(screen[asked].copy(), None, QUICK)
     np.testing.assert_allclose(part["value"], some["value"])
     assert not np.allclose(part["value"], whole["value"])

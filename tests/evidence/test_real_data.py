@@ -93,6 +93,6 @@ def test_activation_is_recognised_in_a_donor_never_seen(tmp_path: Path):
     model_alone = {"baselines": False, "check_importance": False, "biology": False}
     results = run_as_written("rade2023.yaml", tmp_path / "out", **model_alone)
     assert results.obs.groupby("donor")["fold"].nunique().max() == 1
-    held_out = results.uns["metrics"].query("model == 'transformer' and split == 'oof'")
+    held_out = results.uns["metrics"].query("model == 'ensemble' and split == 'oof'")
     found = held_out.set_index(["target", "metric"])["value"]
     assert found["label", "AUROC"] > 0.95 and found["log1p(hours)", "R2"] > 0.6

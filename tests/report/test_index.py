@@ -37,7 +37,7 @@ def metrics(i: int = 0, **more) -> dict:
         "wells": (96, 384, 1536)[i % 3],
         "genes": 978 + i,
         "compounds": 60,
-        "validation": {"transformer": model, "ridge": model},
+        "validation": {"ensemble": model, "ridge": model},
         "top_compounds": ["NAD+", "glycine", "itaconate"],
         "verdict": judged,
         "hits": ["NAD+"] * (i % 12),
@@ -160,8 +160,8 @@ def test_settings_are_shown_where_there_are_any(tmp_path):
 
 
 def test_rare_scores_share_a_column(tmp_path):
-    often = {"transformer": {f"s{k}": {"R2": 0.5} for k in range(4)}}
-    rare = {"transformer": {"s0": {"R2": 0.1}, "odd": {"R2": 0.25}}, "ridge": {"odd": {"R2": None}}}
+    often = {"ensemble": {f"s{k}": {"R2": 0.5} for k in range(4)}}
+    rare = {"ensemble": {"s0": {"R2": 0.1}, "odd": {"R2": 0.25}}, "ridge": {"odd": {"R2": None}}}
     add(tmp_path, "a", metrics(validation=often))
     add(tmp_path, "b", metrics(validation=often))
     add(tmp_path, "c", metrics(validation=rare))
@@ -286,7 +286,7 @@ def test_no_name_on_it_runs(tmp_path):
     for i, text in enumerate([*evil, "</script><script>window.hacked = 'end'</script>"]):
         found = metrics(i, data=text, top_compounds=[text], set=text, changed={text: text})
         found["verdict"] = [{"claim": text, "status": "claim", "because": text}]
-        found["validation"] = {"transformer": {text: {"R2": 0.5}}}
+        found["validation"] = {"ensemble": {text: {"R2": 0.5}}}
         add(tmp_path, f"{i}", found)
         fail(tmp_path, f"f{i}", date=text, error=text)
     add(tmp_path, named)

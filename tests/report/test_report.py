@@ -170,7 +170,7 @@ def test_report_is_complete(hostile_report):
     assert names == pages | {"done.json", "metrics.json", "params.yaml", "results", "run.log"}
     assert (hostile_report / "results" / "results.h5ad").is_file()
     found = json.loads((hostile_report / "metrics.json").read_text())
-    assert found["wells"] == 52 and found["compounds"] == 20 and found["validation"]["transformer"]
+    assert found["wells"] == 52 and found["compounds"] == 20 and found["validation"]["ensemble"]
     assert "hostile/report.html" in (hostile_report.parent / "index.html").read_text()
 
 
