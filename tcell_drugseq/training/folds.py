@@ -70,14 +70,18 @@ def deal_groups(
     label: np.ndarray | None,  # (n,) 0/1, or None
     n_parts: int,
     seed: int,
-) -> Iterator[np.ndarray]:  # numbers of the wells of each part
+) -> list[np.ndarray]:  # numbers of the wells of each part
     """Deal groups out to parts; no group is in two."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     groups = np.unique(groups, return_inverse=True)[1]  # scikit-learn is slow with names
-    kind = GroupKFold if label is None or np.bincount(label).min() < n_parts else StratifiedGroupKFold
-    split = kind(n_parts, shuffle=True, random_state=seed).split(np.zeros(len(groups)), label, groups)
-    return (part for _, part in split)
+    stratify = label is not None and np.bincount(label).min() >= n_parts and groups.max() + 1 > n_parts
+    for kind in (StratifiedGroupKFold, GroupKFold) if stratify else (GroupKFold,):
+        split = kind(n_parts, shuffle=True, random_state=seed).split(np.zeros(len(groups)), label, groups)
+        parts = [part for _, part in split]
+        if all(map(len, parts)):
+            break
+    return parts
 
 # %% ../../nbs/03_training/01_folds.ipynb #09ff1a6b
 def _serves(screen: AnnData, groups: np.ndarray, among: np.ndarray) -> bool:
@@ -88,15 +92,21 @@ def _serves(screen: AnnData, groups: np.ndarray, among: np.ndarray) -> bool:
     return all(len(set(groups[label == value])) > 1 for value in np.unique(label))
 
 
+def _levels(screen: AnnData, column: str, among: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
+    """Groups (n,) of these wells that can serve, and what they are groups of: the coarsest first, wells at the end."""
+    for name in dict.fromkeys([column, "compound", "random"]):
+        groups = well_groups(screen, name)[among]
+        if name == "random" or _serves(screen, groups, among):
+            yield groups, name
+
+
 def group_among(
     screen: AnnData,
     column: str,  # compound or another obs column; random: every well by itself
-    among: np.ndarray,  # (N,) bool: wells that a fold leaves to training; all: no fold
+    among: np.ndarray,  # (N,) bool: wells that teach or choose the epoch
 ) -> tuple[np.ndarray, str]:  # (n,) group of each of these wells, and what they are groups of
     """Groups by the column or, where these can't serve on two sides, by compound, then by well."""
-    names = [column] if among.all() else dict.fromkeys([column, "compound", "random"])
-    found = [(well_groups(screen, name)[among], name) for name in names]
-    return next((by for by in found if _serves(screen, by[0], among)), found[-1])
+    return next(_levels(screen, column, among))
 
 # %% ../../nbs/03_training/01_folds.ipynb #cb42fffc
 _DEALS = 20  # tries to have both classes and every score on both sides
@@ -105,25 +115,39 @@ _DEALS = 20  # tries to have both classes and every score on both sides
 def split_wells(
     screen: AnnData,
     cfg: TrainConfig = TrainConfig(),  # split, val_fraction, seed
-    among: np.ndarray | None = None,  # (N,) bool: the wells to split; default: all
+    among: np.ndarray
+    | None = None,  # (N,) bool: wells to split, finer where groups can't serve; default: all, by groups
+    name: str = "the model of all wells",  # whose wells they are, for a warning
 ) -> np.ndarray:  # (N,) "train", "val", or "unseen" for a well that is not among them
     """Set wells aside that choose the epoch; raises `InputError` where a side would be without a class or a score."""
-    among = np.ones(screen.n_obs, bool) if among is None else among
-    label = screen.obs["label"].to_numpy()[among] if "label" in screen.obs else None
-    groups, by = group_among(screen, cfg.split, among)
-    n_groups = len(set(groups))
-    if n_groups < 2 and among.all():
-        raise InputError(f"split: column {cfg.split!r} has {n_groups} group, expected at least two")
-    if n_groups < 2:
+    alone, among = among is None, np.ones(screen.n_obs, bool) if among is None else among
+    given = well_groups(screen, cfg.split)[among]
+    if alone and len(set(given)) < 2:
+        raise InputError(f"split: column {cfg.split!r} has {len(set(given))} group, expected at least two")
+    if among.sum() < 2:
         raise InputError(f"split: by {cfg.split}: found {among.sum()} training wells, expected at least two")
-    split, lacking = np.full(screen.n_obs, "unseen", dtype=object), ""
+    tried = [(given, cfg.split)] if alone else _levels(screen, cfg.split, among)
+    sides = ((*_deal_sides(screen, cfg, groups, among), by) for groups, by in tried)
+    first = next(sides)
+    split, lacking, by = next((found for found in (first, *sides) if not found[1]), first)
+    if lacking:
+        raise InputError(f"split: by {by}: {lacking}; choose another split or number of folds")
+    if by != cfg.split:
+        what = "wells one by one" if by == "random" else f"wells of other {by}s"
+        log.warning("%s: too few groups by %s are left to training: %s choose the epoch", name, cfg.split, what)
+    return split
+
+
+def _deal_sides(screen: AnnData, cfg: TrainConfig, groups: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, str]:
+    """Both sides by these groups, and what one of them lacks under all seeds tried."""
+    label = screen.obs["label"].to_numpy()[among] if "label" in screen.obs else None
+    split, n_parts = np.full(screen.n_obs, "unseen", dtype=object), min(round(1 / cfg.val_fraction), len(set(groups)))
     for seed in range(cfg.seed, cfg.seed + _DEALS):
         split[among] = "train"
-        part = next(deal_groups(groups, label, min(round(1 / cfg.val_fraction), n_groups), seed % 2**32))
-        split[np.flatnonzero(among)[part]] = "val"
+        split[np.flatnonzero(among)[deal_groups(groups, label, n_parts, seed % 2**32)[0]]] = "val"
         if not (lacking := _lacking(screen, split)):
-            return split
-    raise InputError(f"split: by {by}: {lacking}; choose another split or number of folds")
+            break
+    return split, lacking
 
 
 def _lacking(screen: AnnData, split: np.ndarray) -> str:
@@ -175,12 +199,6 @@ def make_folds(
     folds = []
     for number, part in enumerate(deal_groups(groups, label, n_folds, cfg.seed), start=1):
         test = np.isin(np.arange(screen.n_obs), part)
-        among = teaches & ~test
-        split, by = split_wells(screen, cfg, among), group_among(screen, cfg.split, among)[1]
-        if by != cfg.split:
-            what = "wells one by one" if by == "random" else f"wells of other {by}s"
-            log.warning(
-                "fold %d: too few groups by %s are left to training: %s choose the epoch", number, cfg.split, what
-            )
+        split = split_wells(screen, cfg, teaches & ~test, f"fold {number}")
         folds.append(Fold(number, split == "train", split == "val", test))
     return folds
