@@ -13,7 +13,7 @@ import pandas as pd
 
 from .targets import MIN_COMPOUNDS, MIN_WELLS
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import target_table, to_dense, well_depth
+from ..data.matrix import settle, target_table, to_dense, varies, well_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,7 +91,7 @@ def held_out_figure(
     model.set_params(early_stopping=False)
     folds, method = GroupKFold(5, shuffle=True, random_state=seed), "predict_proba" if label else "predict"
     said = np.asarray(cross_val_predict(model, places.to_numpy(), y, groups=groups, cv=folds, method=method))
-    return float(roc_auc_score(y, said[:, 1]) if label else r2_score(y, said))
+    return float(roc_auc_score(y, settle(said[:, 1], 1.0)) if label else r2_score(y, said))
 
 # %% ../../nbs/07_audit/02_layout.ipynb #7cc52b17
 def _targets(screen: AnnData) -> dict[str, np.ndarray]:
@@ -120,7 +120,7 @@ def audit_position(
     targets = _targets(screen) | ({"label": screen.obs["label"].to_numpy(float)} if "label" in screen.obs else {})
     for target, y in targets.items():
         known, label = np.isfinite(y), target == "label"
-        enough = known.sum() >= MIN_WELLS and len(set(groups[known])) >= MIN_COMPOUNDS and np.ptp(y[known]) > 0
+        enough = known.sum() >= MIN_WELLS and len(set(groups[known])) >= MIN_COMPOUNDS and varies(y[known])
         if not enough or (label and np.bincount(y[known].astype(int)).min() < 10):
             found.append(not_testable(name, target, f"{target}: {known.sum()} wells are too few to hold some out"))
             continue

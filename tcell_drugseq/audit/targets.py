@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import rank_r, target_table, to_dense, well_depth
+from ..data.matrix import rank_r, settle, target_table, to_dense, well_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,7 +40,7 @@ def audit_thresholds(
     label, found = screen.obs["label"].to_numpy(float), []
     for column, values in scores.items():
         known = np.isfinite(values.to_numpy()) & np.isfinite(label)
-        y, x = label[known], values.to_numpy()[known]
+        y, x = label[known], settle(values.to_numpy()[known])
         if min((y == 0).sum(), (y == 1).sum()) < MIN_CLASS:
             why = f"{column} is known in {(y == 1).sum()} wells of label 1 and {(y == 0).sum()} of label 0: too few"
             found.append(not_testable(name, f"label by {column}", why))
@@ -230,7 +230,7 @@ def audit_depth(
         found.append(Finding(name, str(column), abs(rho), DEPTH_FAIL, status, said))
     if "label" in screen.obs and screen.obs["label"].nunique() == 2:
         known = screen.obs["label"].notna().to_numpy()
-        auroc = roc_auc_score(screen.obs["label"][known], depth[known])
+        auroc = roc_auc_score(screen.obs["label"][known], settle(depth[known]))
         status = judge(abs(2 * auroc - 1), DEPTH_WARN, DEPTH_FAIL)
         said = f"{how} predicts the label with AUROC {auroc:.2f}"
         found.append(Finding(name, "label", max(auroc, 1 - auroc), (1 + DEPTH_FAIL) / 2, status, said))

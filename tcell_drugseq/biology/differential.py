@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..base.settings import InputError
 from ..base.tables import quote_some
-from ..data.matrix import to_dense
+from ..data.matrix import rank_r, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -130,7 +130,7 @@ def beside_model(
     q: float = 0.05,  # genes below it are called
 ) -> pd.DataFrame:  # compound, genes (compared), called, overlap, expected, p, spearman
     """Compare the genes that each compound changes with those that the model leans on."""
-    from scipy.stats import hypergeom, spearmanr
+    from scipy.stats import hypergeom
 
     rows = []
     for compound, part in de[de["p"].notna() & de["gene"].isin(importance.index)].groupby("compound", sort=False):
@@ -140,6 +140,6 @@ def beside_model(
         top = np.argsort(-np.abs(weight), kind="stable")[:n]
         overlap = int(mine[top].sum())
         p = float(hypergeom.sf(overlap - 1, total, n, n)) if n else np.nan
-        rho = float(np.asarray(spearmanr(part["log2fc"] / part["se"], weight))[0]) if np.ptp(weight) > 0 else np.nan
+        rho = rank_r(part["log2fc"] / part["se"], weight)
         rows.append((compound, total, n, overlap, n * n / total, p, rho))
     return pd.DataFrame(rows, columns=["compound", "genes", "called", "overlap", "expected", "p", "spearman"])

@@ -20,6 +20,7 @@ from .checks import check_counts
 from .gene_sets import measured, signature
 from .normalise import log_normalise
 from .quality import raw_counts
+from ..data.matrix import rank_r
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -115,8 +116,8 @@ def depth_correlation(
     umis: np.ndarray | pd.Series,  # UMIs of each well, in the same order
 ) -> float:  # Spearman; 0 for a constant score
     """How far a score follows sequencing depth."""
-    ranks = pd.DataFrame({"score": np.asarray(score, float), "umis": np.asarray(umis, float)}).rank()
-    return 0.0 if (ranks.std() == 0).any() else float(ranks.corr().to_numpy()[0, 1])
+    r = rank_r(score, umis)
+    return 0.0 if np.isnan(r) else r
 
 # %% ../../nbs/06_counts/08_scores.ipynb #7ba8cd64
 def cyto_trace(

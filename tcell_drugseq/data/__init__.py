@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         LARGEST_COUNT as LARGEST_COUNT,
         Z_NAMES as Z_NAMES,
         rank_r as rank_r,
+        settle as settle,
         target_table as target_table,
         target_values as target_values,
         to_dense as to_dense,
+        varies as varies,
         well_depth as well_depth,
     )
     from tcell_drugseq.data.reading import (
@@ -45,9 +47,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "LARGEST_COUNT",
             "Z_NAMES",
             "rank_r",
+            "settle",
             "target_table",
             "target_values",
             "to_dense",
+            "varies",
             "well_depth",
         ],
         "reading": ["find_problems", "read_h5ad", "read_screen", "screen_hash", "write_bundle"],

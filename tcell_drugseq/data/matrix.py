@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'target_table', 'target_values', 'to_dense', 'are_counts', 'rank_r', 'well_depth']
+__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'target_table', 'target_values', 'to_dense', 'are_counts', 'settle', 'varies',
+           'rank_r', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -63,16 +64,46 @@ def are_counts(
     with np.errstate(invalid="ignore"):
         return (x >= 0) & (x < LARGEST_COUNT) & (x == np.rint(x))
 
+# %% ../../nbs/01_data/02_matrix.ipynb #db018479
+_DIGITS, _SHARE = 1e-12, 1e-6  # a range below this share of the largest value, or of the range `beside`, is rounding
+
+
+def settle(
+    values: np.ndarray,  # (..., N)
+    beside: np.ndarray | float = 0.0,  # the measured values that they predict, or the range of those
+    group: np.ndarray | None = None,  # (N,) such as the plate of each; default: all are one group
+) -> np.ndarray:  # (..., N)
+    """Values that differ by rounding alone inside a group become one value there."""
+    values = np.asarray(values, float)
+    if not values.shape[-1]:
+        return values
+    code = np.zeros(values.shape[-1], int) if group is None else np.unique(group, return_inverse=True)[1]
+    order = np.argsort(code, kind="stable")
+    start = np.flatnonzero(np.diff(code[order], prepend=-1))
+    low, high = (side.reduceat(values[..., order], start, axis=-1) for side in (np.minimum, np.maximum))
+    span = np.ptp(beside) if np.ndim(beside) else beside
+    least = np.maximum(_DIGITS * np.abs(values).max(axis=-1, keepdims=True), _SHARE * span)
+    return np.where((high - low <= least)[..., code], low[..., code], values)
+
+
+def varies(
+    values: np.ndarray | pd.Series,  # (N,)
+    beside: np.ndarray | float = 0.0,  # as in `settle`
+) -> bool:
+    """Whether values differ by more than rounding."""
+    return len(values) > 0 and bool(np.ptp(settle(np.asarray(values), beside)) > 0)
+
 # %% ../../nbs/01_data/02_matrix.ipynb #7ac62088
 def rank_r(
-    a: np.ndarray,  # (N,)
-    b: np.ndarray,  # (N,)
+    a: np.ndarray | pd.Series,  # (N,)
+    b: np.ndarray | pd.Series,  # (N,)
 ) -> float:  # NaN if one is constant, or fewer than three wells have both
     """Spearman correlation over the pairs without missing values."""
     from scipy.stats import rankdata
 
+    a, b = np.asarray(a, float), np.asarray(b, float)
     both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
+    if both.sum() < 3 or not varies(a[both]) or not varies(b[both]):
         return float("nan")
     return float(np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1])
 

@@ -14,7 +14,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ..base.defaults import CompareConfig
-from ..data.matrix import LABEL, target_values
+from ..data.matrix import LABEL, settle, target_values
 from .metrics import centre_plates, label_metrics, score_metrics
 from ..training.folds import well_groups
 
@@ -129,7 +129,9 @@ def score_draws(
 ) -> dict[str, np.ndarray]:  # figure -> (models, b), NaN where a draw does not define it
     """The figures of `score_metrics` in every draw."""
     real = weights.astype(float)
-    y, p = measured - measured.mean(), predicted - predicted.mean(axis=1, keepdims=True)
+    measured, predicted = settle(measured), settle(predicted, measured)
+    y, p = measured - measured[0], predicted - predicted[:, :1]  # exactly 0 where constant
+    y, p = y - y.mean(), p - p.mean(axis=1, keepdims=True)
     pearson, squares = _correlate(y, p, real, np.ones((1, len(y))))
     found = {"R2": 1 - ((measured - predicted) ** 2) @ real.T / squares, "Pearson": pearson}
     ranks = (weighted_ranks(v, weights) for v in predicted)
@@ -138,6 +140,7 @@ def score_draws(
         return found
     code = np.unique(plate.astype(str), return_inverse=True)[1]
     plates = (code == np.arange(code.max() + 1)[:, None]).astype(float)
+    measured, predicted = settle(measured, measured, code), settle(predicted, measured, code)
     y, p = centre_plates(measured, plate), np.array([centre_plates(v, plate) for v in predicted])
 
     def ranked(v: np.ndarray) -> np.ndarray:  # (b, N) ranks of values around the plate means of each draw
@@ -178,7 +181,7 @@ def label_draws(
     pairs = np.where((ones > 0) & (ones < n), ones * (n - ones), np.nan)
     some = np.where(n > 0, n, np.nan)
     found = {name: [] for name in ("AUROC", "AUPRC", "Brier", "calibration error")}
-    for p in probability:
+    for p in settle(probability, 1.0):
         order = np.argsort(p, kind="stable")
         own, s, truth = weights.take(order, axis=1), p[order], label[order].astype(np.int32)
         total, above = _running(own), _running(own * truth)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ..data.matrix import LABEL, target_values
+from ..data.matrix import LABEL, settle, target_values, varies
 
 # %% auto #0
 __all__ = ['centre_plates', 'score_metrics', 'calibration_bins', 'calibration', 'label_metrics', 'evaluate', 'metric',
@@ -22,31 +22,37 @@ def centre_plates(
     values: np.ndarray,  # (N,)
     plate: np.ndarray,  # (N,)
 ) -> np.ndarray:  # (N,)
-    """Each value minus the mean of its plate."""
+    """Each value minus the mean of its plate; exactly 0 where all values of a plate are equal."""
     values = np.asarray(values, dtype=float)
-    code = np.unique(plate.astype(str), return_inverse=True)[1]
+    _, first, code = np.unique(plate.astype(str), return_index=True, return_inverse=True)
+    values = values - values[first][code]
     return values - (np.bincount(code, values) / np.bincount(code))[code]
 
 # %% ../../nbs/08_evidence/01_metrics.ipynb #3f40f1e7
+def _correlations(y: np.ndarray, p: np.ndarray, where: str) -> dict[str, float]:
+    """Pearson and Spearman correlation; NaN where one of them is constant."""
+    from scipy.stats import pearsonr, spearmanr
+
+    if not (varies(y) and varies(p)):
+        return {f"Pearson{where}": math.nan, f"Spearman{where}": math.nan}
+    pearson, spearman = np.asarray(pearsonr(y, p)), np.asarray(spearmanr(y, p))
+    return {f"Pearson{where}": float(pearson[0]), f"Spearman{where}": float(spearman[0])}
+
+
 def score_metrics(
     measured: np.ndarray,  # (N,), NaN where not defined
     predicted: np.ndarray,  # (N,), NaN where not predicted
     plate: np.ndarray | None = None,  # (N,) adds the correlations within plates, if there are at least two
 ) -> dict[str, float]:
     """R2, Pearson and Spearman correlation, both within plates too, and the number of wells."""
-    from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import r2_score
 
     seen = ~(np.isnan(measured) | np.isnan(predicted))
-    y, p = measured[seen], predicted[seen]
-    found = {"R2": r2_score(y, p) if len(y) > 1 else math.nan}
-    views = {"": (y, p)}
-    if plate is not None and len(np.unique(plate[seen].astype(str))) > 1:
-        views[" within plate"] = (centre_plates(y, plate[seen]).round(12), centre_plates(p, plate[seen]).round(12))
-    for where, (a, b) in views.items():
-        flat = len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0
-        found[f"Pearson{where}"] = math.nan if flat else float(np.asarray(pearsonr(a, b))[0])
-        found[f"Spearman{where}"] = math.nan if flat else float(np.asarray(spearmanr(a, b))[0])
+    y, p = settle(measured[seen]), settle(predicted[seen], measured[seen])
+    found = {"R2": r2_score(y, p) if varies(y) else math.nan} | _correlations(y, p, "")
+    if plate is not None and len(np.unique(here := plate[seen].astype(str))) > 1:
+        y, p = (centre_plates(settle(v, y, here), here).round(12) for v in (y, p))
+        found |= _correlations(y, p, " within plate")
     return found | {"n": len(y)}
 
 # %% ../../nbs/08_evidence/01_metrics.ipynb #1506f59a
@@ -69,7 +75,7 @@ def calibration(
     bins = calibration_bins(probability)
     error = np.abs(np.bincount(bins, probability - label)).sum() / len(label)
     slope = math.nan
-    if probability.min() > 0 and probability.max() < 1 and np.ptp(probability) > 0 and len(np.unique(label)) == 2:
+    if probability.min() > 0 and probability.max() < 1 and varies(probability, 1.0) and len(np.unique(label)) == 2:
         logit = np.log(probability / (1 - probability))[:, None]
         slope = LogisticRegression(C=1e6, max_iter=1000).fit(logit / logit.std(), label).coef_.item() / logit.std()
     return {
@@ -87,7 +93,7 @@ def label_metrics(
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     seen = ~np.isnan(probability)
-    label, probability = label[seen], np.asarray(probability[seen], dtype=float)
+    label, probability = label[seen], settle(probability[seen], 1.0)
     both = len(np.unique(label)) == 2
     found = {
         "AUROC": float(roc_auc_score(label, probability)) if both else math.nan,

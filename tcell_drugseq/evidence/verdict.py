@@ -14,6 +14,7 @@ import pandas as pd
 from ..audit.run import all_audits
 from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
+from ..data.matrix import rank_r
 from .baselines import BASELINES
 from .compare import intraclass_correlation
 
@@ -154,8 +155,6 @@ def weigh_distances(
     cfg: HitConfig = HitConfig(),  # hit_q
 ) -> list[Reason]:
     """What the distances themselves say about ranking and hits."""
-    from scipy.stats import spearmanr
-
     obs = cast(pd.DataFrame, results.obs)
     if "dist_relative" not in obs:
         return [Reason(c, "no claim", "no control wells, so no distances") for c in ON_DISTANCES]
@@ -163,8 +162,7 @@ def weigh_distances(
         why = "the model has seen these wells, and distances of training wells are not evidence"
         return [Reason(c, "no claim", why) for c in ON_DISTANCES]
     treated = ~obs["is_control"].to_numpy()
-    varies = treated.sum() > 2 and np.ptp(depth[treated]) > 0
-    rho = np.asarray(spearmanr(depth[treated], obs["dist_relative"][treated]))[0] if varies else 0.0
+    rho = rank_r(depth[treated], obs["dist_relative"][treated])
     reasons = [*_weigh_agreement(obs), *_weigh_calls(results.uns["hits"], cfg)]
     if abs(rho) >= DEPTH_LIMIT:
         status = "no claim" if abs(rho) >= DEPTH_NO else "limited"

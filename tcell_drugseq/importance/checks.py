@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
 from ..base.findings import judge
 from ..base.settings import InputError
-from ..data.matrix import LABEL, target_values
+from ..data.matrix import LABEL, rank_r, settle, target_values, varies
 from tcell_drugseq.importance.attribution import (
     dmso_baseline,
     gradient_x_input,
@@ -101,13 +100,13 @@ def _figure_of_merit(y: np.ndarray, p: np.ndarray, label: bool) -> np.ndarray:  
     """AUROC for a label, else R2; NaN where y does not vary."""
     from scipy.stats import rankdata
 
-    if len(y) < 2 or np.ptp(y) == 0:
+    if len(y) < 2 or not varies(y):
         return np.full(p.shape[:-1], math.nan)
     if not label:
         return 1 - ((y - p) ** 2).sum(axis=-1) / ((y - y.mean()) ** 2).sum()
     ones = y == 1
     n = ones.sum()
-    return (rankdata(p, axis=-1)[..., ones].sum(axis=-1) - n * (n + 1) / 2) / (n * (len(y) - n))
+    return (rankdata(settle(p, 1.0), axis=-1)[..., ones].sum(axis=-1) - n * (n + 1) / 2) / (n * (len(y) - n))
 
 
 def _sample(wells: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:  # (N,) bool -> indices
@@ -212,7 +211,7 @@ def fold_agreement(
     pairs = list(itertools.combinations(effects, 2))
     if not pairs:
         return math.nan, math.nan, top
-    taus = [np.asarray(kendalltau(a, b))[0] if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]
+    taus = [np.asarray(kendalltau(a, b))[0] if varies(a) and varies(b) else 0.0 for a, b in pairs]
     first = [[{g for g in np.argsort(-np.abs(e), kind="stable")[:top] if e[g]} for e in pair] for pair in pairs]
     return float(np.mean(taus)), float(np.mean([len(a & b) / top for a, b in first])), top
 
@@ -224,11 +223,6 @@ def _explain_fold(
     view: FoldModel, screen: AnnData, target: str, wells: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Effects of the genes (G,) in one fold, and the figures that it adds to the checks."""
-    from scipy.stats import spearmanr
-
-    def alike(a: np.ndarray | pd.Series, b: np.ndarray | pd.Series) -> float:
-        return float(np.asarray(spearmanr(a, b))[0]) if np.ptp(a) and np.ptp(b) else math.nan
-
     test = _sample(view.fold.test, wells, rng)
     few = test[np.linspace(0, len(test) - 1, min(len(test), max(1, wells // 3))).astype(int)]
     own = gradient_x_input(view.model, view.x[test], target)
@@ -245,11 +239,11 @@ def _explain_fold(
     effect, size = own["effect_per_sd"].to_numpy(), own["effect_per_sd"].abs()
     return effect, {
         "missed": error,
-        "paths": alike(size, np.abs(paths).mean(axis=0)),
-        "paths_gi": alike(own["importance"], np.abs(paths).mean(axis=0)),
-        "random": float(np.mean([alike(size, r["effect_per_sd"].abs()) for r in random])),
-        "random_gi": float(np.mean([alike(own["importance"], r["importance"]) for r in random])),
-        "ridge": alike(effect, ridge_effects(view.x, y, view.fold.train, view.fold.val)),
+        "paths": rank_r(size, np.abs(paths).mean(axis=0)),
+        "paths_gi": rank_r(own["importance"], np.abs(paths).mean(axis=0)),
+        "random": float(np.mean([rank_r(size, r["effect_per_sd"].abs()) for r in random])),
+        "random_gi": float(np.mean([rank_r(own["importance"], r["importance"]) for r in random])),
+        "ridge": rank_r(effect, ridge_effects(view.x, y, view.fold.train, view.fold.val)),
     }
 
 # %% ../../nbs/05_importance/02_checks.ipynb #5b28e57b
