@@ -38,7 +38,11 @@ if TYPE_CHECKING:
         fold_hits as fold_hits,
         shift_wells as shift_wells,
     )
-    from tcell_drugseq.latent.next_plates import next_layout as next_layout, retest_list as retest_list
+    from tcell_drugseq.latent.next_plates import (
+        layout_efficiency as layout_efficiency,
+        next_layout as next_layout,
+        retest_list as retest_list,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -56,6 +60,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "figures": ["latent_coordinates", "latent_map", "plot_compounds", "plot_hits", "plot_latent", "plot_layout"],
         "hits": ["compound_hits", "control_distances", "draw_sets", "find_centres", "fold_hits", "shift_wells"],
-        "next_plates": ["next_layout", "retest_list"],
+        "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
     },
 )

@@ -20,7 +20,7 @@ from tcell_drugseq.latent.hits import (
     fold_hits,
     well_p_values,
 )
-from tcell_drugseq.latent.next_plates import next_layout, retest_list
+from tcell_drugseq.latent.next_plates import layout_efficiency, next_layout, retest_list
 from tcell_drugseq.training.folds import Fold
 
 
@@ -336,6 +336,17 @@ def test_next_layout(n_compounds: int, n_plates: int, n_controls: int, n_replica
     dmso = layout[layout["compound"] == "DMSO"].groupby("plate")
     assert (dmso["row"].nunique() == min(8, n_controls)).all()
     assert (dmso["column"].nunique() == min(12, n_controls)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plates_of_the_next_layout_are_one_piece(seed: int):
+    """Sixteen wells of eight compounds on eight plates leave no link to spare."""
+    for n_compounds, n_plates, n_replicates in ((8, 8, 2), (12, 8, 2), (20, 6, 3), (40, 4, 2)):
+        names = [f"c{i}" for i in range(n_compounds)]
+        layout = next_layout(names, n_plates, 96, 8, seed, n_replicates)
+        treated = layout[layout["compound"] != "DMSO"]
+        assert np.ptp(treated["plate"].value_counts()) <= 1
+        assert layout_efficiency(layout) > 0.3
 
 
 def test_noise_gives_no_hits_and_a_planted_screen_gives_the_planted_ones():
