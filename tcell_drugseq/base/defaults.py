@@ -325,6 +325,8 @@ def _check_layout(cfg: "SimConfig") -> None:
     """The wells fit on the plates, and the faults have what they need."""
     if cfg.swap_plates and cfg.n_plates < 2:
         raise InputError(f"swap_plates: n_plates: found {cfg.n_plates}, expected at least 2")
+    if cfg.control_plates > cfg.n_plates:
+        raise InputError(f"control_plates: found {cfg.control_plates}, expected at most n_plates = {cfg.n_plates}")
     if cfg.same_position and (cfg.n_replicates != cfg.n_batches or cfg.n_controls % cfg.n_batches):
         raise InputError("same_position: expected n_replicates = n_batches and n_controls a multiple of n_batches")
     treated = cfg.n_compounds * cfg.n_doses * cfg.n_replicates
@@ -370,6 +372,26 @@ class SimConfig(Settings):
         0.0, "gradient along the columns, in SD of activation from first to last", low=-100, high=100
     )
     edge_effect: float = option(0.0, "shift of the outermost wells, in SD of activation", low=0, high=100)
+    noisy_plate: float = option(1.0, "noise of the first plate, in multiples of the other plates'", low=0.1, high=100)
+    treated_noise: float = option(1.0, "noise of treated wells, in multiples of DMSO wells'", low=0.1, high=100)
+    noise_df: float = option(
+        0.0,
+        "heavy tails: degrees of freedom of the t distribution that the noise of wells follows, such as 2; 0: normal",
+        low=0,
+        high=1_000,
+    )
+    plate_depth_effect: float = option(0.0, "SD of log depth between plates", low=0, high=3)
+    technical_effect: float = option(
+        0.0,
+        "SD of each gene's log shift between wells, from technical factors outside the gene programs",
+        low=0,
+        high=10,
+    )
+    control_plates: int = option(0, "plates of each batch that hold DMSO, the first ones; 0: all", low=0, high=1_000)
+    sorted_plates: bool = option(
+        False,
+        "fault: compounds fill the plates in order of strength, replicates side by side; the actives share plates",
+    )
     same_position: bool = option(False, "fault: replicates sit in the same position on every plate")
     edge_controls: bool = option(False, "fault: DMSO only in the first and last column")
     swap_plates: bool = option(False, "fault: the expression of two plates of one batch is exchanged")

@@ -24,12 +24,25 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PROGRAMS', 'MECHANISMS', 'random_streams', 'gene_table', 'draw_genes', 'compound_names', 'draw_compounds',
-           'dose_series', 'draw_curves', 'effect_share', 'lay_out_plates', 'position_shifts', 'draw_activity',
-           'expected_counts', 'draw_counts', 'draw_scores', 'draw_calls', 'mix_up_wells', 'Simulation',
+           'dose_series', 'draw_curves', 'effect_share', 'lay_out_plates', 'noise_factors', 'position_shifts',
+           'draw_activity', 'expected_counts', 'draw_counts', 'draw_scores', 'draw_calls', 'mix_up_wells', 'Simulation',
            'simulate_screen', 'write_simulation']
 
 # %% ../../nbs/01_data/05_simulate.ipynb #ac4968bd
-_STREAMS = ("layout", "genes", "compounds", "activity", "plates", "depth", "counts", "scores", "doses")  # append only
+_STREAMS = (
+    "layout",
+    "genes",
+    "compounds",
+    "activity",
+    "plates",
+    "depth",
+    "counts",
+    "scores",
+    "doses",
+    "tails",
+    "technical",
+    "plate_depth",
+)  # append only
 
 
 def random_streams(seed: int) -> dict[str, np.random.Generator]:  # part of the screen -> its generator
@@ -195,8 +208,10 @@ def _deal(n_compounds: int, n_replicates: int, room: np.ndarray, n_doses: int = 
 
 def _controls_per_plate(cfg: SimConfig, limit: int) -> np.ndarray:
     """Controls by plate and batch, as even as can be."""
-    share, rest = divmod(cfg.n_controls, cfg.n_plates * cfg.n_batches)
-    wanted = np.full((cfg.n_plates, cfg.n_batches), share)
+    holding = cfg.control_plates or cfg.n_plates
+    share, rest = divmod(cfg.n_controls, holding * cfg.n_batches)
+    wanted = np.zeros((cfg.n_plates, cfg.n_batches), int)
+    wanted[:holding] = share
     wanted.flat[:rest] += 1
     if wanted.max() > limit:
         raise InputError(f"n_controls: found {wanted.max()} on one plate, expected at most {limit} there")
@@ -204,8 +219,8 @@ def _controls_per_plate(cfg: SimConfig, limit: int) -> np.ndarray:
 
 # %% ../../nbs/01_data/05_simulate.ipynb #c27cb38e
 def lay_out_plates(
-    cfg: SimConfig,  # plates, compounds, replicates, doses, controls, same_position, edge_controls
-    names: list[str],  # compounds
+    cfg: SimConfig,  # plates, compounds, replicates, doses, controls, same_position, edge_controls, sorted_plates
+    names: list[str],  # compounds, in the order in which sorted plates take them
     rng: np.random.Generator,
 ) -> pd.DataFrame:  # by well id: compound, is_control, plate, batch, row, column, and with several doses dose (uM)
     """Give every compound and control its wells; a well without either is left out."""
@@ -221,7 +236,9 @@ def lay_out_plates(
     for b, order in enumerate(orders):
         picks = [order[may_hold[order] & (plate[order] == p)][: wanted[p, b]] for p in range(cfg.n_plates)]
         controls = np.concatenate(picks)
-        at = np.concatenate([controls, order[~np.isin(order, controls)][: len(batches[b])]])
+        treated = order[~np.isin(order, controls)][: len(batches[b])]
+        treated = treated[np.argsort(plate[treated], kind="stable")] if cfg.sorted_plates else treated
+        at = np.concatenate([controls, treated])
         which, dose = np.divmod(np.array(batches[b], int), cfg.n_doses)
         who = ["DMSO"] * len(controls) + [names[c] for c in which]
         part = {"b": b, "p": plate[at], "r": row[at], "column": column[at] + 1, "compound": who}
@@ -234,6 +251,23 @@ def lay_out_plates(
     wells["is_control"] = wells["compound"] == "DMSO"
     known = ["compound", "is_control", "plate", "batch", "row", "column"] + ["dose"] * (cfg.n_doses > 1)
     return wells[known]
+
+# %% ../../nbs/01_data/05_simulate.ipynb #981c9b70
+_WORST = 10.0  # times the noise of an ordinary well
+
+
+def noise_factors(
+    wells: pd.DataFrame,  # plate, is_control
+    cfg: SimConfig,  # noisy_plate, treated_noise, noise_df
+    rng: np.random.Generator,
+) -> np.ndarray:  # (wells,) 1: as noisy as a DMSO well on an ordinary plate
+    """How noisy each well is."""
+    factor = np.where(wells["plate"] == wells["plate"].iloc[0], cfg.noisy_plate, 1.0)
+    factor *= np.where(wells["is_control"], 1.0, cfg.treated_noise)
+    if cfg.noise_df:
+        with np.errstate(divide="ignore"):
+            factor *= np.minimum(np.sqrt(cfg.noise_df / rng.chisquare(cfg.noise_df, len(wells))), _WORST)
+    return factor
 
 # %% ../../nbs/01_data/05_simulate.ipynb #b4d4ef9b
 def position_shifts(
@@ -257,15 +291,20 @@ def draw_activity(
     compounds: pd.DataFrame,  # truth of draw_curves
     shift: pd.Series,  # SD of activation, by well
     rng: np.random.Generator,
+    factor: np.ndarray | float = 1.0,  # (wells,) of noise_factors
 ) -> pd.DataFrame:  # wells x programs, SD of the DMSO wells
     """Effect of the compound, biological noise and position, for each program."""
     effects = compounds.set_index("compound")[[f"effect_{p}" for p in PROGRAMS]]
     effect = effects.reindex(wells["compound"]).fillna(0.0).to_numpy() * effect_share(wells, compounds)[:, None]
-    own = rng.standard_normal(effect.shape)
+    own = rng.standard_normal(effect.shape) * np.reshape(factor, (-1, 1))
     own[:, PROGRAMS.index("activation")] += shift
     return pd.DataFrame(effect + _couple(own), index=wells.index, columns=PROGRAMS)
 
 # %% ../../nbs/01_data/05_simulate.ipynb #179410c8
+_OVERFLOW = 600.0  # exp of more is infinite
+_FACTORS = 5  # technical ones
+
+
 def expected_counts(
     activity: pd.DataFrame,  # wells x programs
     genes: pd.DataFrame,  # truth of draw_genes
@@ -277,6 +316,7 @@ def expected_counts(
     log_mean = activity.to_numpy() @ loadings
     log_mean += np.log(genes["mean"].to_numpy())
     log_mean += shift
+    log_mean -= np.maximum(log_mean.max(axis=1, keepdims=True) - _OVERFLOW, 0.0)
     share = np.exp(log_mean, out=log_mean)
     return share * (depth / share.sum(axis=1))[:, None]
 
@@ -289,14 +329,20 @@ def _plate_shifts(wells: pd.DataFrame, n_genes: int, cfg: SimConfig, rng: np.ran
         out += (cfg.plate_effect / np.sqrt(2) * rng.standard_normal((len(names), n_genes)))[code]
     return out
 
+
+def _technical_shifts(factor: np.ndarray, n_genes: int, cfg: SimConfig, rng: np.random.Generator) -> np.ndarray:
+    """(wells, genes): what technical factors add to the log mean, more in noisy wells."""
+    loadings = rng.standard_normal((_FACTORS, n_genes)) * (cfg.technical_effect / np.sqrt(_FACTORS))
+    return (factor[:, None] * rng.standard_normal((len(factor), _FACTORS))) @ loadings
+
 # %% ../../nbs/01_data/05_simulate.ipynb #50865250
 def draw_counts(
     mean: np.ndarray,  # (wells, genes), UMIs
-    dispersion: float,  # phi; variance = mean + phi * mean ** 2; 0: Poisson
+    dispersion: np.ndarray | float,  # phi, (wells, 1) or one for all; variance = mean + phi * mean ** 2; 0: Poisson
     rng: np.random.Generator,
 ) -> np.ndarray:  # (wells, genes), int32
     """Negative binomial counts, as a Poisson whose rate is gamma distributed."""
-    rate = mean * rng.gamma(1 / dispersion, dispersion, mean.shape) if dispersion else mean
+    rate = mean * rng.gamma(1 / dispersion, dispersion, mean.shape) if np.all(dispersion) else mean
     return rng.poisson(rate).astype(np.int32)
 
 # %% ../../nbs/01_data/05_simulate.ipynb #40ded966
@@ -397,6 +443,13 @@ def _as_screen(wells: pd.DataFrame, genes: pd.DataFrame, counts: np.ndarray, sco
     return screen
 
 
+def _draw_depths(wells: pd.DataFrame, cfg: SimConfig, rng: dict[str, np.random.Generator]) -> np.ndarray:
+    """(wells,): UMIs, log-normal between wells and between plates."""
+    plate, names = pd.factorize(wells["plate"])
+    between = cfg.plate_depth_effect * rng["plate_depth"].standard_normal(len(names))
+    return cfg.depth * np.exp(cfg.depth_effect * rng["depth"].standard_normal(len(wells)) + between[plate])
+
+
 def simulate_screen(
     cfg: SimConfig = SimConfig(),  # layout, truth, noise and faults
 ) -> Simulation:
@@ -404,12 +457,15 @@ def simulate_screen(
     rng = random_streams(cfg.seed)
     genes, compounds = draw_genes(cfg, rng["genes"]), draw_compounds(cfg, rng["compounds"])
     compounds = draw_curves(compounds, cfg, rng["doses"])
-    wells = lay_out_plates(cfg, list(compounds["compound"]), rng["layout"])
-    shifts = position_shifts(wells, cfg)
-    activity = draw_activity(wells, compounds, shifts.sum(axis=1), rng["activity"])
-    depth = cfg.depth * np.exp(cfg.depth_effect * rng["depth"].standard_normal(len(wells)))
-    mean = expected_counts(activity, genes, _plate_shifts(wells, len(genes), cfg, rng["plates"]), depth)
-    counts = draw_counts(mean, cfg.dispersion, rng["counts"])
+    by_strength = compounds.sort_values("strength", ascending=False, kind="stable")
+    wells = lay_out_plates(cfg, list((by_strength if cfg.sorted_plates else compounds)["compound"]), rng["layout"])
+    shifts, factor = position_shifts(wells, cfg), noise_factors(wells, cfg, rng["tails"])
+    activity = draw_activity(wells, compounds, shifts.sum(axis=1), rng["activity"], factor)
+    gene_shifts = _plate_shifts(wells, len(genes), cfg, rng["plates"])
+    if cfg.technical_effect:
+        gene_shifts += _technical_shifts(factor, len(genes), cfg, rng["technical"])
+    mean = expected_counts(activity, genes, gene_shifts, depth := _draw_depths(wells, cfg, rng))
+    counts = draw_counts(mean, cfg.dispersion * factor[:, None] ** 2, rng["counts"])
     noise = rng["scores"].standard_normal((len(wells), 5))
     scores = draw_scores(activity, counts, noise[:, :3])
     calls = draw_calls(activity, scores, noise[:, 3:], cfg)
