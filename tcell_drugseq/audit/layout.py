@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .targets import MIN_COMPOUNDS, MIN_WELLS
+from ..base.defaults import HitConfig, RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import settle, target_table, to_dense, varies, well_depth
+from ..data.matrix import NO_DEPTH, settle, target_table, to_dense, varies, well_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['POSITION_FAIL', 'POSITION_WARN', 'AUROC_FAIL', 'AUROC_WARN', 'N_PCS', 'SPREAD_FAIL', 'SPREAD_WARN', 'BLOCK_FAIL',
            'BLOCK_WARN', 'MIN_PLACED', 'PLATES_WARN', 'COLUMNS_FAIL', 'COLUMNS_WARN', 'SAME_FAIL', 'SAME_WARN',
-           'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'well_places', 'expression_pcs', 'compound_groups', 'held_out_figure',
-           'audit_position', 'audit_control_places', 'explained_share', 'audit_control_differences', 'audit_same_place',
-           'shrink_wells', 'audit_strangers', 'audit_edges']
+           'BESIDE_FAIL', 'BESIDE_WARN', 'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'well_places', 'what_lacks',
+           'expression_pcs', 'compound_groups', 'held_out_figure', 'plate_matched', 'audit_position',
+           'audit_control_places', 'explained_share', 'audit_control_differences', 'audit_same_place',
+           'beside_replicates', 'audit_beside', 'shrink_wells', 'audit_strangers', 'audit_edges']
 
 # %% ../../nbs/07_audit/02_layout.ipynb #dc6de21a
 def well_places(
@@ -42,6 +44,19 @@ def well_places(
         if name in obs and obs[name].astype(str).nunique() > 1:
             places[name] = pd.factorize(obs[name].astype(str), sort=True)[0].astype(float)
     return places
+
+# %% ../../nbs/07_audit/02_layout.ipynb #68a4fc3f
+def what_lacks(
+    obs: pd.DataFrame,  # (N,)
+    *needed: str,  # of plate, batch and position
+) -> str:  # in words; empty where all are known, and plates and batches are more than one
+    """What is not known of the places of a screen."""
+    columns = {"plate": ["plate"], "batch": ["batch"], "position": ["row", "column"]}
+    words = {"plate": "plates", "batch": "batches", "position": "positions"}
+    if unknown := [words[n] for n in needed if not set(columns[n]) <= set(obs)]:
+        return f"{' and '.join(unknown)} are not known"
+    single = [f"one {n}" for n in needed if n != "position" and obs[n].astype(str).nunique() < 2]
+    return f"there is {' and '.join(single)}" if single else ""
 
 # %% ../../nbs/07_audit/02_layout.ipynb #086109b7
 POSITION_FAIL, POSITION_WARN = 0.2, 0.1  # held-out R2
@@ -95,23 +110,38 @@ def held_out_figure(
 
 # %% ../../nbs/07_audit/02_layout.ipynb #7cc52b17
 def _targets(screen: AnnData) -> dict[str, np.ndarray]:
-    """Scores, depth and first components of a screen."""
+    """Scores, depth (where there is one) and first components of a screen."""
     found = {str(name): values.to_numpy(float) for name, values in target_table(screen).items()}
-    found["depth"] = well_depth(screen)[0]
+    depth, how = well_depth(screen)
+    found |= {} if how == NO_DEPTH else {"depth": depth}
     return found | {f"PC{i + 1}": pc for i, pc in enumerate(expression_pcs(screen).T)}
 
 
+def plate_matched(
+    obs: pd.DataFrame,  # (N,) is_control, plate
+    cfg: HitConfig = HitConfig(),  # centre_controls
+) -> bool:
+    """Whether every plate has enough control wells for a centre of its own."""
+    if "plate" not in obs:
+        return False
+    return bool((obs["is_control"].groupby(obs["plate"].astype(str)).sum() >= cfg.centre_controls).all())
+
+
+def _inside_plates(y: np.ndarray, plate: pd.Series) -> tuple[np.ndarray, float]:
+    """Values without the means of their plates, and the share of the variance that these explained."""
+    inside = y - pd.Series(y).groupby(plate.astype(str).to_numpy()).transform("mean").to_numpy()
+    return inside, float(1 - np.nanvar(inside) / max(np.nanvar(y), 1e-12))
+
+# %% ../../nbs/07_audit/02_layout.ipynb #ab32d81f
 @audit("position alone", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_position(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the folds
+    cfg: RunConfig = RunConfig(),  # hits: control wells for a centre
 ) -> list[Finding]:  # one per score, one each for label, depth and the first components
     """What do row, column, plate and batch alone predict?"""
-    name, places, groups = (
-        "position alone",
-        well_places(cast(pd.DataFrame, screen.obs)),
-        compound_groups(cast(pd.DataFrame, screen.obs)),
-    )
+    name, obs = "position alone", cast(pd.DataFrame, screen.obs)
+    places, groups, matched = well_places(obs), compound_groups(obs), plate_matched(obs, cfg.hits)
     if places.empty or not len(places.columns):
         return [
             not_testable(name, "targets", "neither plates nor positions are known: what they predict can't be seen")
@@ -124,12 +154,18 @@ def audit_position(
         if not enough or (label and np.bincount(y[known].astype(int)).min() < 10):
             found.append(not_testable(name, target, f"{target}: {known.sum()} wells are too few to hold some out"))
             continue
-        value = held_out_figure(places[known], y[known], groups[known], label, seed)
+        inside, by_plates = _inside_plates(y, obs["plate"]) if matched and target == "depth" else (y, 0.0)
+        value = held_out_figure(places[known], inside[known], groups[known], label, seed)
         limits = (AUROC_WARN, AUROC_FAIL) if label else (POSITION_WARN, POSITION_FAIL)
         status = judge(value, *limits)
         said = f"{what} alone predict {target} of left-out compounds with {'AUROC' if label else 'R2'} {value:.2f}"
+        said += f" inside plates; plates explain {by_plates:.0%} of it, which distances inside plates take out" * bool(
+            by_plates
+        )
         said += ": what looks like an effect may be a place on the plate" * (status != "pass")
         found.append(Finding(name, target, value, limits[1], status, said))
+    if "depth" not in targets:
+        found.append(not_testable(name, "depth", "neither counts nor zeros are known: depth can't be seen"))
     if "row" not in places:
         why = "positions are not known: an effect of row, column or edge can't be seen"
         found.append(not_testable(name, "row and column", why))
@@ -161,7 +197,7 @@ def audit_control_places(
         screen.obs["is_control"].to_numpy(bool),
     )
     if "row" not in places:
-        return [not_testable(name, "columns", "positions are not known: where DMSO stands can't be seen")]
+        return [not_testable(name, "columns", "positions are not known: where controls stand can't be seen")]
     if control.sum() < MIN_PLACED or control.all():
         return [not_testable(name, "columns", f"control wells: {control.sum()}: too few to tell a pattern from chance")]
     places = places.reindex(columns=["row", "column", "plate"]).fillna(0).to_numpy()
@@ -174,13 +210,15 @@ def audit_control_places(
     rare = (np.array(layouts) * [1, 1, -1] <= here * [1, 1, -1]).mean(axis=0) < _RARE
     for i, side in enumerate(("columns", "rows")):
         ratio = here[i] / chance[i]
-        said = f"{control.sum()} DMSO wells stand in {here[i]:.0f} {side}; scattered they would be in {chance[i]:.0f}"
+        said = (
+            f"{control.sum()} control wells stand in {here[i]:.0f} {side}; scattered they would be in {chance[i]:.0f}"
+        )
         status = judge(ratio, SPREAD_WARN, SPREAD_FAIL, high_is_bad=False) if rare[i] else "pass"
         said += f": what other {side} do to untreated cells is not known" * (status != "pass")
         found.append(Finding(name, side, ratio, SPREAD_FAIL, status, said))
     ratio = here[2] / max(chance[2], 1 / control.sum())
     status = judge(ratio, BLOCK_WARN, BLOCK_FAIL) if rare[2] and here[2] >= 0.5 else "pass"
-    said = f"{here[2]:.0%} of DMSO wells have another beside them; scattered {chance[2]:.0%} would"
+    said = f"{here[2]:.0%} of control wells have another beside them; scattered {chance[2]:.0%} would"
     said += ": they stand in blocks" * (status != "pass")
     return [*found, Finding(name, "blocks", ratio, BLOCK_FAIL, status, said)]
 
@@ -220,9 +258,9 @@ def audit_control_differences(
     here, found = places[control], []
     if "plate" in here:
         share = explained_share(expression_pcs(screen, centred=False)[control], here["plate"].to_numpy())
-        said = f"plates explain {max(share, 0):.0%} of the variance of DMSO wells"
+        said = f"plates explain {max(share, 0):.0%} of the variance of control wells"
         said += ": compare wells of one plate only, or correct plates" * (share >= PLATES_WARN)
-        why = "DMSO wells do not vary, or hardly two share a plate"
+        why = "control wells do not vary, or hardly two share a plate"
         judged = Finding(name, "plates", share, PLATES_WARN, judge(share, PLATES_WARN, np.inf), said)
         found.append(not_testable(name, "plates", why) if np.isnan(share) else judged)
     z, rng = expression_pcs(screen)[control], np.random.default_rng(seed)
@@ -231,7 +269,7 @@ def audit_control_differences(
         group = here[side].to_numpy()
         share = explained_share(z, group)
         if np.isnan(share):
-            found.append(not_testable(name, f"{side}s", f"too few DMSO wells share a {side}, or they do not vary"))
+            found.append(not_testable(name, f"{side}s", f"too few control wells share a {side}, or they do not vary"))
             continue
         null = []
         for _ in range(_EXCHANGES):
@@ -241,7 +279,7 @@ def audit_control_differences(
             null.append(explained_share(z, mixed))
         rare = (1 + (np.array(null) >= share).sum()) / (1 + _EXCHANGES) < _RARE
         status = judge(share, COLUMNS_WARN, COLUMNS_FAIL) if rare else "pass"
-        said = f"{side}s explain {max(share, 0):.0%} of the variance of DMSO wells inside plates"
+        said = f"{side}s explain {max(share, 0):.0%} of the variance of control wells inside plates"
         said += f": a compound's {side} shifts it as well" * (status != "pass")
         found.append(Finding(name, f"{side}s", share, COLUMNS_FAIL, status, said))
     return found
@@ -266,10 +304,8 @@ def audit_same_place(
 ) -> list[Finding]:  # one
     """Do replicates sit in the same well of every plate?"""
     name, places = "replicates in one place", well_places(cast(pd.DataFrame, screen.obs))
-    if not {"row", "plate"} <= set(places):
-        return [
-            not_testable(name, "pairs of replicates", "plates or positions are not known: a shared place can't be seen")
-        ]
+    if lacks := what_lacks(cast(pd.DataFrame, screen.obs), "plate", "position"):
+        return [not_testable(name, "pairs of replicates", f"{lacks}: a shared place can't be seen")]
     place, plate = places[["row", "column"]].to_numpy(), places["plate"].to_numpy()
     pairs = _pairs(cast(pd.DataFrame, screen.obs), plate)
     if not len(pairs):
@@ -279,6 +315,62 @@ def audit_same_place(
     said = f"{share:.0%} of {len(pairs)} pairs of replicates on two plates sit in the same well"
     said += ": what they share may be the place" * (status != "pass")
     return [Finding(name, "pairs of replicates", share, SAME_FAIL, status, said)]
+
+# %% ../../nbs/07_audit/02_layout.ipynb #f2841a58
+BESIDE_FAIL, BESIDE_WARN = 0.5, 0.25  # share of the wells with a replicate on their plate
+_LAYOUTS = 100
+
+
+def beside_replicates(
+    places: pd.DataFrame,  # (N,) row, column, plate as numbers
+    compound: np.ndarray,  # (N,) number of the compound; -1 for a control
+) -> np.ndarray:  # (N,) bool
+    """Whether a well touches another one of its compound."""
+    row, column, plate = places[["row", "column", "plate"]].to_numpy(int).T
+    grid = np.full((plate.max() + 1, row.max() + 3, column.max() + 3), -1)
+    grid[plate, row + 1, column + 1] = compound
+    steps = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
+    around = np.array([grid[plate, row + 1 + a, column + 1 + b] for a, b in steps])
+    return (around == compound).any(axis=0) & (compound >= 0)
+
+# %% ../../nbs/07_audit/02_layout.ipynb #52e6b55a
+def _scattered(places: pd.DataFrame, compound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How many treated wells touch a replicate in each of some random layouts of the same plates."""
+    treated = np.flatnonzero(compound >= 0)
+    plate, found = places["plate"].to_numpy()[treated], []
+    order = treated[np.argsort(plate, kind="stable")]
+    for _ in range(_LAYOUTS):
+        mixed = compound.copy()
+        mixed[order] = compound[treated[np.lexsort((rng.random(len(treated)), plate))]]
+        found.append(beside_replicates(places, mixed).sum())
+    return np.array(found)
+
+
+@audit("replicates side by side", forbids=ON_DISTANCES, limits=ON_TARGETS)
+def audit_beside(
+    screen: AnnData,  # a Screen
+    seed: int = 614,  # of the random layouts
+) -> list[Finding]:  # one
+    """Do replicates on one plate stand beside each other?"""
+    name, tested, obs = "replicates side by side", "replicates on one plate", cast(pd.DataFrame, screen.obs)
+    if lacks := what_lacks(obs, "position"):
+        return [not_testable(name, tested, f"{lacks}: whether replicates are neighbours can't be seen")]
+    places = well_places(obs).reindex(columns=["row", "column", "plate"]).fillna(0)
+    compound = np.where(obs["is_control"].to_numpy(bool), -1, pd.factorize(obs["compound"].astype(str))[0])
+    size = pd.Series(compound).groupby([compound, places["plate"].to_numpy()]).transform("size").to_numpy()
+    n = int(((size > 1) & (compound >= 0)).sum())
+    if not n:
+        return [Finding(name, tested, 0.0, BESIDE_FAIL, "pass", "no compound has two wells on one plate")]
+    here, chance = (
+        int(beside_replicates(places, compound).sum()),
+        _scattered(places, compound, np.random.default_rng(seed)),
+    )
+    rare = here >= BLOCK_WARN * chance.mean() and (chance >= here).mean() < _RARE
+    status = judge(here / n, BESIDE_WARN, BESIDE_FAIL) if rare else "pass"
+    said = f"{here / n:.0%} of {n} wells with a replicate on their plate touch one"
+    said += f"; scattered {chance.mean() / n:.0%} would"
+    said += ": compound and place can't be told apart, whatever the statistics say" * (status != "pass")
+    return [Finding(name, tested, here / n, BESIDE_FAIL, status, said)]
 
 # %% ../../nbs/07_audit/02_layout.ipynb #cbf97d7b
 N_AXES = 20  # components of the expression
@@ -335,12 +427,8 @@ def audit_strangers(
         well_places(cast(pd.DataFrame, screen.obs)),
         np.random.default_rng(seed),
     )
-    if "plate" not in places:
-        return [
-            not_testable(
-                name, "replicates", "plates are not known, or only one: replicates can't be compared between plates"
-            )
-        ]
+    if lacks := what_lacks(cast(pd.DataFrame, screen.obs), "plate"):
+        return [not_testable(name, "replicates", f"{lacks}: replicates can't be compared between plates")]
     pairs, (others, same) = (
         _pairs(cast(pd.DataFrame, screen.obs), places["plate"].to_numpy()),
         _strangers(cast(pd.DataFrame, screen.obs), places, rng),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from .layout import N_AXES, expression_pcs, shrink_wells, well_places
+from .layout import N_AXES, expression_pcs, shrink_wells, well_places, what_lacks
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import target_table, to_dense
 
@@ -209,11 +209,11 @@ def _corr(a: np.ndarray, b: np.ndarray) -> float:
 # %% ../../nbs/07_audit/03_mixups.ipynb #bf355f8f
 def _batch_finding(name: str, screen: AnnData) -> Finding:
     """Do two plates look like each other's batch?"""
-    gains = batch_gains(screen) if "batch" in screen.obs else pd.DataFrame()
+    lacks = what_lacks(cast(pd.DataFrame, screen.obs), "plate", "batch")
+    gains = pd.DataFrame() if lacks else batch_gains(screen)
     if gains.empty:
-        return not_testable(
-            name, "batches", "there are no two batches of three plates: a plate of another batch would not show"
-        )
+        why = lacks or "there are no two batches of three plates"
+        return not_testable(name, "batches", f"{why}: a plate of another batch would not show")
     worst: Any = gains.loc[gains["gain"].idxmax()]  # one row
     status = judge(worst["gain"], BATCH_WARN, BATCH_FAIL)
     said = f"{worst['plate']} and {worst['other']} look more like each other's batch than like their own"
@@ -230,8 +230,8 @@ def _label_findings(
     """One finding per witness."""
     laid = plate_grids(cast(pd.DataFrame, screen.obs))
     if laid is None:
-        why = "plates or positions are not known, or there is one plate: wrong labels would not show"
-        return [not_testable(name, "expression", why)]
+        lacks = what_lacks(cast(pd.DataFrame, screen.obs), "plate", "position") or "no position is a number"
+        return [not_testable(name, "expression", f"{lacks}: wrong labels would not show")]
     compound = np.where(screen.obs["is_control"].to_numpy(bool), "", screen.obs["compound"].astype(str))
     plate, found = pd.factorize(screen.obs["plate"].astype(str), sort=True)[0], []
     for witness, x in mixup_witnesses(screen).items():

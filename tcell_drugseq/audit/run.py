@@ -38,9 +38,11 @@ def all_audits() -> list[Audit]:  # notebook by notebook as in `NOTEBOOKS`, then
 def audit_screen(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of permutations and held-out wells
+    cfg: RunConfig = RunConfig(),  # what the screen is to be used for: folds, hits, plate correction
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `all_audits`
     """Run all audits on a screen."""
-    return findings_table([finding for a in all_audits() for finding in a.find(screen, seed=seed)])
+    found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in all_audits()]
+    return findings_table([finding for part in found for finding in part])
 
 # %% ../../nbs/07_audit/06_run.ipynb #f36c03e2
 _ORDER = ("pass", "warn", "fail")
@@ -86,7 +88,7 @@ def write_audit(
 
 # %% ../../nbs/07_audit/06_run.ipynb #7ab8c975
 def run_audit(
-    cfg: RunConfig,  # data, out_dir, overwrite, and the seed of training
+    cfg: RunConfig,  # data, out_dir, overwrite, and what the screen is to be used for
 ) -> pd.DataFrame:  # of audit_screen
     """Audit the screen of a run and write `audit.csv` to its folder; raises `InputError`."""
     from tcell_drugseq.data.reading import read_screen
@@ -94,7 +96,7 @@ def run_audit(
     path = Path(cfg.out_dir) / AUDIT_FILE
     if path.exists() and not cfg.overwrite:
         raise InputError(f"{path}: found an audit, expected a folder without one; `overwrite` replaces it")
-    table = audit_screen(read_screen(cfg.data), seed=cfg.train.seed)
+    table = audit_screen(read_screen(cfg.data), seed=cfg.train.seed, cfg=cfg)
     write_audit(table, cfg.out_dir)
     log.info("%s: %s", path, explain_audit(table)[0])
     return table

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import rank_r, settle, target_table, to_dense, well_depth
+from ..data.matrix import NO_DEPTH, rank_r, settle, target_table, to_dense, well_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,7 +94,7 @@ def audit_treated_label(
         ones = [np.nanmean(label[at]) for at in (treated, ~treated)]
         agrees = (1 + np.abs(ones[0] - ones[1])) / 2
         said = f"label 1: {ones[0]:.0%} of treated wells, {ones[1]:.0%} of control wells"
-        circular = "; the label says treated or not, so distances to DMSO in a model trained on it are circular"
+        circular = "; the label says treated or not, so distances to controls in a model trained on it are circular"
         status = judge(agrees, CUT_FAIL, np.inf)
         found.append(Finding(name, "label", agrees, CUT_FAIL, status, said + circular * (status != "pass")))
     gaps = {c: v.isna().to_numpy() for c, v in target_table(screen).items() if v.isna().any()}
@@ -215,6 +215,8 @@ def audit_depth(
     from sklearn.metrics import roc_auc_score
 
     name, (depth, how), control = "target follows depth", well_depth(screen), screen.obs["is_control"].to_numpy(bool)
+    if how == NO_DEPTH:
+        return [not_testable(name, "depth", "neither counts nor zeros are known: how deep each well is can't be seen")]
     targets, found = target_table(screen), []
     for column, values in targets.items():
         v = values.to_numpy()

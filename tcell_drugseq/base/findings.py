@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from inspect import signature
 from math import isnan
 
 import pandas as pd
@@ -72,6 +73,7 @@ class Audit:
     find: Callable[..., list[Finding]]  # of a screen and a seed
     costs: dict[str, str]  # claim -> what is left of it: limited or no claim
     home: str  # module that it is from
+    by_settings: bool = False  # whether it asks for the settings of the run as well
 
 # %% ../../nbs/00_base/08_findings.ipynb #d09a8b83
 AUDITS: dict[str, Audit] = {}  # every audit that is registered, by name
@@ -90,9 +92,10 @@ def audit(
             raise ValueError(f"audit {name!r}: found {sorted(unknown)}, expected claims among {CLAIMS}")
         if name in AUDITS and AUDITS[name].find.__name__ != find.__name__:
             raise ValueError(f"audit {name!r}: the name is that of {AUDITS[name].find.__name__}")
+        by_settings = "cfg" in signature(find).parameters
         # a notebook that defines an audit of the package anew, as it does when it is run, leaves it in its place
         known = name in AUDITS and find.__module__ == "__main__"
-        AUDITS[name] = Audit(name, find, costs, AUDITS[name].home if known else find.__module__)
+        AUDITS[name] = Audit(name, find, costs, AUDITS[name].home if known else find.__module__, by_settings)
         return find
 
     return register

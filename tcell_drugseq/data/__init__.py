@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.data.matrix import (
         LABEL as LABEL,
         LARGEST_COUNT as LARGEST_COUNT,
+        NO_DEPTH as NO_DEPTH,
         Z_NAMES as Z_NAMES,
         rank_r as rank_r,
         settle as settle,
@@ -45,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "matrix": [
             "LABEL",
             "LARGEST_COUNT",
+            "NO_DEPTH",
             "Z_NAMES",
             "rank_r",
             "settle",

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'target_table', 'target_values', 'to_dense', 'are_counts', 'settle', 'varies',
-           'rank_r', 'well_depth']
+__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'are_counts', 'settle',
+           'varies', 'rank_r', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -108,6 +108,9 @@ def rank_r(
     return float(np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1])
 
 # %% ../../nbs/01_data/02_matrix.ipynb #33e57c7c
+NO_DEPTH = "the sum of X (neither counts nor zeros are known)"
+
+
 def well_depth(
     screen: AnnData,  # a Screen
 ) -> tuple[np.ndarray, str]:  # (N,) depth and how it was taken
@@ -117,4 +120,4 @@ def well_depth(
     x = to_dense(screen.X)
     if (x == 0).mean() > 0.01 and x.min() >= 0:
         return (x > 0).sum(axis=1).astype(float), "genes detected"
-    return x.sum(axis=1), "the sum of X (neither counts nor zeros are known)"
+    return x.sum(axis=1), NO_DEPTH

@@ -39,7 +39,7 @@ def audit_run(
 
     fit_on = folds[0].seen if folds else np.ones(screen.n_obs, bool)
     parts = [
-        audit_screen(screen, seed=cfg.train.seed),
+        audit_screen(screen, seed=cfg.train.seed, cfg=cfg),
         findings_table(audit_correction(screen, fit_on, cfg.correct, corrected)),
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)

@@ -147,6 +147,7 @@ AWKWARD = {
     "constant targets": lambda s: with_scores(constant(s, label=1, activation_old=0.0), Tscore=2.0),
     "all scores missing": lambda s: with_scores(s, Tscore=np.nan, CytoTRACE=np.nan, Pseudotime=np.nan),
     "constant expression": lambda s: AnnData(np.ones_like(s.X), s.obs, s.var, obsm=dict(s.obsm)),
+    "batches without plates": lambda s: drop(s, "plate"),
     "one plate": lambda s: s[(s.obs["plate"] == "tc1_A1").to_numpy()],
     "doses": lambda s: constant(s, dose=np.where(s.obs["is_control"], np.nan, 10.0 ** (np.arange(s.n_obs) % 13))),
     "words for doses": lambda s: constant(s, dose=np.where(s.obs["is_control"], "", "10 uM")),
@@ -214,6 +215,24 @@ def test_l1000_plate_whose_position_is_its_treatment():
     table = audit_screen(read_screen(with_leaves(RunConfig(), settings).data))
     said = " ".join(explain_audit(table))
     assert worst(table) == "fail" and "treated or not" in said and "only other doses repeat them" in said
+
+
+def test_l1000_plate_of_single_wells_can_call_nothing():
+    """16 controls teach, because only controls have label 0: three or four of them are left for each null."""
+    cfg = DataConfig(data_dir=str(real("l1000_cpc006.h5ad")), label="pert_type=TRT_CP")
+    table = audit_screen(read_h5ad(cfg.data_dir, cfg)).set_index("audit")
+    assert table.loc["smallest q", "status"] == "fail" and "p >= 0.25" in table.loc["smallest q", "meaning"]
+    assert table.loc["power", "value"] == 0
+    assert np.isnan(table.loc["target follows depth", "value"])  # log intensities have no depth
+    assert not (table.loc["position alone"].set_index("tested")["status"].get("depth") == "fail")
+
+
+def test_l1000_hairpins_stand_in_blocks():
+    cfg = DataConfig(data_dir=str(real("l1000_kd_hairpins.h5ad")), label="pert_type=trt_sh", control="EMPTY_VECTOR")
+    table = audit_screen(read_h5ad(cfg.data_dir, cfg)).set_index("audit")
+    assert table.loc["replicates side by side", ["status", "value"]].tolist() == ["fail", 1.0]
+    assert "compound and place can't be told apart" in table.loc["replicates side by side", "meaning"]
+    assert "there is one plate" in table.loc["plates turned", "meaning"]
 
 
 def test_mac_seq_plate_without_signal():
