@@ -38,7 +38,7 @@ def wells_per_compound(
     return obs["compound"][~obs["is_control"].to_numpy(bool)].astype(str).value_counts()
 
 # %% ../../nbs/07_audit/04_design.ipynb #022f947b
-@audit("replicates", limits=["ranking"])
+@audit("replicates", limits=["ranking"], cause="compounds lack replicates", todo="two wells or more of each compound")
 def audit_replicates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -64,7 +64,7 @@ def audit_replicates(
     return [Finding(name, what, single, 0.0, status, said)]
 
 # %% ../../nbs/07_audit/04_design.ipynb #d4040d46
-@audit("spellings", limits=["ranking"])
+@audit("spellings", limits=["ranking"], cause="a compound may have two names", todo="give it one")
 def audit_spellings(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -82,7 +82,7 @@ def audit_spellings(
 MIN_CONTROLS = 2  # in the whole screen
 
 
-@audit("controls", forbids=ON_DISTANCES)
+@audit("controls", forbids=ON_DISTANCES, cause="plates lack DMSO wells", todo="three or more on each plate")
 def audit_controls(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -269,7 +269,12 @@ def audit_power(
 LONE_PLATE = 0.1  # share of compounds
 
 
-@audit("compound and plate", limits=ON_DISTANCES)
+@audit(
+    "compound and plate",
+    limits=ON_DISTANCES,
+    cause="compounds can't be told from plates",
+    todo="replicates on several plates",
+)
 def audit_compound_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -309,7 +314,7 @@ def cramers_v(
     return float(min(1.0, np.sqrt(phi2 / max(min(rows, columns) - 1, 1e-9))))
 
 # %% ../../nbs/07_audit/04_design.ipynb #57eeebb9
-@audit("target and plate", limits=ON_TARGETS)
+@audit("target and plate", limits=ON_TARGETS, cause="plates set the target", todo="every class or dose on every plate")
 def audit_plate_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used

@@ -133,7 +133,13 @@ def _inside_plates(y: np.ndarray, plate: pd.Series) -> tuple[np.ndarray, float]:
     return inside, float(1 - np.nanvar(inside) / max(np.nanvar(y), 1e-12))
 
 # %% ../../nbs/07_audit/02_layout.ipynb #ab32d81f
-@audit("position alone", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "position alone",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="position predicts the wells",
+    todo="randomise the layout",
+)
 def audit_position(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the folds
@@ -185,7 +191,13 @@ def _count_places(places: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return np.array([len(set(column)), len(set(row)), near.any(axis=1).mean()])
 
 
-@audit("DMSO placement", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "DMSO placement",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="DMSO wells stand in blocks",
+    todo="spread them over the plate",
+)
 def audit_control_places(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random layouts
@@ -241,7 +253,13 @@ def explained_share(
     return float(1 - left / (((z - z.mean(axis=0)) ** 2).sum() / (n - 1)))
 
 # %% ../../nbs/07_audit/02_layout.ipynb #d01d0efd
-@audit("DMSO differences", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "DMSO differences",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="DMSO wells differ by place",
+    todo="correct for plates, or leave out the odd one",
+)
 def audit_control_differences(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the exchanges
@@ -297,7 +315,13 @@ def _pairs(obs: pd.DataFrame, plate: np.ndarray) -> np.ndarray:
     return np.array(pairs, int).reshape(-1, 2)
 
 
-@audit("replicates in one place", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "replicates in one place",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="replicates keep their place on every plate",
+    todo="another place on each plate",
+)
 def audit_same_place(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -346,7 +370,13 @@ def _scattered(places: pd.DataFrame, compound: np.ndarray, rng: np.random.Genera
     return np.array(found)
 
 
-@audit("replicates side by side", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "replicates side by side",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="replicates are neighbours",
+    todo="spread them over the plate",
+)
 def audit_beside(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random layouts
@@ -416,7 +446,13 @@ def _strangers(obs: pd.DataFrame, places: pd.DataFrame, rng: np.random.Generator
     return differ(rng.choice(treated, (_MAX_PAIRS if len(treated) else 0, 2))), False
 
 # %% ../../nbs/07_audit/02_layout.ipynb #5a3ec863
-@audit("replicates against strangers", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "replicates against strangers",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="wells are alike by place, not by compound",
+    todo="randomise the layout",
+)
 def audit_strangers(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the bootstrap
@@ -458,7 +494,13 @@ def audit_strangers(
 EDGE_FAIL, EDGE_WARN, _SURE = 0.8, 0.5, 4.0  # SD; standard errors
 
 
-@audit("edge effects", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "edge effects",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="wells at the edge differ",
+    todo="leave the edge empty",
+)
 def audit_edges(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used

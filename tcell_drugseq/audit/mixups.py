@@ -250,7 +250,13 @@ def _exchanges(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alter
     return found
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #ebb92f5a
-@audit("plates exchanged", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "plates exchanged",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="plates may be mixed up",
+    todo="check the plate map",
+)
 def audit_exchanged_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
@@ -272,7 +278,9 @@ def _turns(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternati
     return found
 
 
-@audit("plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS, cause="a plate may be turned", todo="check the plate map"
+)
 def audit_turned_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
@@ -301,7 +309,7 @@ def _shifts(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternat
     return found
 
 
-@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS, cause="rows may be shifted", todo="check the plate map")
 def audit_shifted_rows(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders

@@ -55,7 +55,12 @@ def marker_evidence(
 SWAP_FAIL, SWAP_WARN, WITNESS = 0.5, 0.3, 0.2  # sum of Spearman correlations gained by other names
 
 
-@audit("scores under the wrong name", forbids=ON_TARGETS)
+@audit(
+    "scores under the wrong name",
+    forbids=ON_TARGETS,
+    cause="scores may be under the wrong name",
+    todo="check their columns",
+)
 def audit_score_names(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -90,7 +95,7 @@ def audit_score_names(
 AGAINST = -0.3  # Spearman
 
 
-@audit("target upside down", forbids=ON_TARGETS)
+@audit("target upside down", forbids=ON_TARGETS, cause="a target may be upside down", todo="check its sign")
 def audit_signs(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -118,7 +123,7 @@ def audit_signs(
 Z_OFF = 0.1  # of mean or SD
 
 
-@audit("values against names", limits=ON_TARGETS)
+@audit("values against names", limits=ON_TARGETS, cause="values don't fit their names", todo="check the columns")
 def audit_units(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used

@@ -26,7 +26,12 @@ CUT_FAIL, CUT_WARN = 0.995, 0.97  # balanced accuracy of the best single thresho
 MIN_CLASS = 5  # wells in each class
 
 
-@audit("label thresholds a score", limits=ON_TARGETS)
+@audit(
+    "label thresholds a score",
+    limits=ON_TARGETS,
+    cause="the label is cut from a score",
+    todo="count the two as one target",
+)
 def audit_thresholds(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -58,7 +63,7 @@ def audit_thresholds(
 MIN_CLUSTER = 5  # wells per cluster, on average
 
 
-@audit("label is the cluster", limits=ON_TARGETS)
+@audit("label is the cluster", limits=ON_TARGETS, cause="the label is a cluster", todo="take a label from elsewhere")
 def audit_clusters(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -79,7 +84,12 @@ def audit_clusters(
     return [Finding(name, "label by cluster", purity, CUT_FAIL, status, said)]
 
 # %% ../../nbs/07_audit/01_targets.ipynb #eb0552eb
-@audit("target is treatment", limits=ON_DISTANCES)
+@audit(
+    "target is treatment",
+    limits=ON_DISTANCES,
+    cause="a target is the treatment itself",
+    todo="take another target for distances",
+)
 def audit_treated_label(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -123,7 +133,7 @@ def _regress(y: pd.Series, x: pd.DataFrame) -> tuple[float, str]:
     return 1 - float(left.var() / y.var()), " + ".join(terms)
 
 # %% ../../nbs/07_audit/01_targets.ipynb #45aa7099
-@audit("target is a sum of the others", limits=ON_TARGETS)
+@audit("target is a sum of the others", limits=ON_TARGETS, cause="a target is the sum of others", todo="leave it out")
 def audit_sums(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -179,7 +189,12 @@ def held_out_r2(
     return float(best)
 
 # %% ../../nbs/07_audit/01_targets.ipynb #68fe1064
-@audit("target is computed from X", forbids=ON_TARGETS)
+@audit(
+    "target is computed from X",
+    forbids=ON_TARGETS,
+    cause="a target is computed from the expression",
+    todo="take a measured one",
+)
 def audit_linear_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the held-out fifth
@@ -206,7 +221,7 @@ DEPTH_FAIL, DEPTH_WARN = 0.7, 0.5  # |Spearman|; for the label |2 AUROC - 1|
 DMSO_CLEAR, MIN_DMSO = 0.3, 10  # below this in as many DMSO wells, depth follows treatment
 
 
-@audit("target follows depth", limits=ON_TARGETS)
+@audit("target follows depth", limits=ON_TARGETS, cause="a target follows depth", todo="normalise, or sequence deeper")
 def audit_depth(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used

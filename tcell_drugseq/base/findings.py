@@ -72,6 +72,8 @@ class Audit:
     name: str  # that of its findings
     find: Callable[..., list[Finding]]  # of a screen and a seed
     costs: dict[str, str]  # claim -> what is left of it: limited or no claim
+    cause: str  # what a failure means, in a few words
+    todo: str  # what to do about it, in a few words
     home: str  # module that it is from
     by_settings: bool = False  # whether it asks for the settings of the run as well
 
@@ -83,6 +85,8 @@ def audit(
     name: str,  # that its findings carry
     forbids: Iterable[str] = (),  # claims that can't be made once it has failed
     limits: Iterable[str] = (),  # claims that can be made only with its finding beside them
+    cause: str = "",  # what a failure means, in a few words; empty: its name
+    todo: str = "",  # what to do about it, in a few words
 ) -> Callable:  # the function is left as it is
     """Register the function below as an audit of screens; raises `ValueError` for an unknown claim or a name in use."""
 
@@ -95,7 +99,15 @@ def audit(
         by_settings = "cfg" in signature(find).parameters
         # a notebook that defines an audit of the package anew, as it does when it is run, leaves it in its place
         known = name in AUDITS and find.__module__ == "__main__"
-        AUDITS[name] = Audit(name, find, costs, AUDITS[name].home if known else find.__module__, by_settings)
+        AUDITS[name] = Audit(
+            name,
+            find,
+            costs,
+            cause or name,
+            todo or "look at this audit",
+            AUDITS[name].home if known else find.__module__,
+            by_settings,
+        )
         return find
 
     return register

@@ -83,7 +83,9 @@ _CLAIMS = (
         (
             Column("claim", "prediction, ranking, hits or gene importance"),
             Column("status", "claim: may be claimed; limited: only with its limits; no claim: can't be claimed"),
-            Column("because", "the reasons that decide, in words"),
+            Column("cause", "what stands against it, each cause in a few words; empty for a claim"),
+            Column("todo", "what to do about each cause, in the same order"),
+            Column("because", "the reasons that decide, in words; what a claim above says is not repeated"),
         ),
         key="verdict",
     ),
