@@ -158,9 +158,10 @@ def _summary(results: Any, out_dir: str) -> str:
     lines = [f"{results.n_obs} wells x {results.n_vars} genes -> {out_dir}"]
     if results.uns["source"]["simulated"]:
         lines.append("This screen is simulated.")
-    words = {"claim": "may be claimed", "limited": "only with its limits", "no claim": "can't be claimed"}
-    verdict = [f"{r.claim}: {words[r.status]}: {r.because}" for r in results.uns["verdict"].itertuples()]
-    return "\n".join([*lines, *_tables(results), "", *verdict])
+    from tcell_drugseq.evidence.verdict import summarise
+
+    reasons = [f"{r.claim}: {r.because}" for r in results.uns["verdict"].itertuples()]
+    return "\n".join([*lines, *_tables(results), "", summarise(results.uns["verdict"]), "", *reasons])
 
 
 def _say_results(results: Any, out_dir: str) -> None:

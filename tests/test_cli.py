@@ -86,7 +86,7 @@ def test_all_files_of_the_contract_with_their_columns(trained):
         "baselines.csv": ("model target metric value low high difference difference_low difference_high").split(),
         "hits.csv": ["rank", "compound", "wells", "distance", "p", "q", "hit", "direction"],
         "importance_checks.csv": ["check", "value", "threshold", "status", "meaning"],
-        "verdict.csv": ["claim", "status", "because"],
+        "verdict.csv": ["claim", "status", "cause", "todo", "because"],
         "next_layout.csv": ["well", "plate", "row", "column", "compound"],
     }
     for name, wanted in expected.items():

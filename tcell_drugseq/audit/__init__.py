@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.audit.run import (
         all_audits as all_audits,
         audit_screen as audit_screen,
+        count_findings as count_findings,
         explain_audit as explain_audit,
         run_audit as run_audit,
         worst as worst,
@@ -30,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["targets", "layout", "mixups", "design", "names", "run"],
     submod_attrs={
-        "run": ["all_audits", "audit_screen", "explain_audit", "run_audit", "worst"],
+        "run": ["all_audits", "audit_screen", "count_findings", "explain_audit", "run_audit", "worst"],
         "targets": ["audit_clusters", "audit_depth", "audit_thresholds", "audit_treated_label"],
     },
 )

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'NOTEBOOKS', 'AUDIT_FILE', 'all_audits', 'audit_screen', 'worst', 'explain_audit', 'write_audit', 'run_audit']
+__all__ = ['log', 'NOTEBOOKS', 'AUDIT_FILE', 'all_audits', 'audit_screen', 'worst', 'count_findings', 'explain_audit',
+           'write_audit', 'run_audit']
 
 # %% ../../nbs/07_audit/06_run.ipynb #c518526a
 NOTEBOOKS = (layout, mixups, targets, names, design)  # in this order their audits are run
@@ -55,16 +56,28 @@ def worst(
     return max(table["status"], key=_ORDER.index, default="pass")
 
 # %% ../../nbs/07_audit/06_run.ipynb #5491141e
+def _groups(table: pd.DataFrame) -> dict[str, pd.Series]:
+    blind, warns = table["value"].isna(), table["status"] == "warn"
+    return {"Fails": table["status"] == "fail", "Warning": warns & ~blind, "Can't be seen": warns & blind}
+
+
+def count_findings(
+    table: pd.DataFrame,  # of audit_screen
+) -> str:
+    """How many findings fail, warn, can't be seen and pass."""
+    fail, warn, blind = (int(at.sum()) for at in _groups(table).values())
+    return f"{fail} fail, {warn} warn, {blind} can't be seen, {len(table) - fail - warn - blind} pass"
+
+
 def explain_audit(
     table: pd.DataFrame,  # of audit_screen
 ) -> list[str]:  # sentences, the worst first
     """What the audits found, in sentences."""
-    blind, warns, fails = table["value"].isna(), table["status"] == "warn", table["status"] == "fail"
-    groups = {"Fails": fails, "Warning": warns & ~blind, "Can't be seen": warns & blind}
-    n = [int(at.sum()) for at in groups.values()]
-    verdict = "Don't train on this screen before the failures are explained" if n[0] else "Nothing fails"
-    counts = f"{n[0]} fail, {n[1]} warn, {n[2]} can't be seen, {len(table) - sum(n)} pass"
-    said = [f"{verdict}: of {len(table)} findings {counts}."]
+    groups = _groups(table)
+    verdict = (
+        "Don't train on this screen before the failures are explained" if groups["Fails"].any() else "Nothing fails"
+    )
+    said = [f"{verdict}: of {len(table)} findings {count_findings(table)}."]
     for name, at in groups.items():
         said += [f"{name}: {row.audit} ({row.tested}): {row.meaning}." for row in table[at].itertuples()]
     return said
