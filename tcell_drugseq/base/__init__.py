@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.base.files import (
         NoSpaceError as NoSpaceError,
+        INPUTS as INPUTS,
         absolute as absolute,
+        beside as beside,
         check_regular as check_regular,
         needs_space as needs_space,
         read_bytes as read_bytes,
@@ -155,8 +157,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "digests": ["hash_file", "hash_files", "package_digest", "short_digest"],
         "files": [
+            "INPUTS",
             "NoSpaceError",
             "absolute",
+            "beside",
             "check_regular",
             "needs_space",
             "read_bytes",
