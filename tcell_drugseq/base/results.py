@@ -197,14 +197,33 @@ _HITS = (
                 "mean shift of the predicted activation (else logit or first score) from DMSO wells of the plate",
                 _TARGET_UNIT,
             ),
-            Column("low", "lower end of the 95 % interval of the shift, noise drawn from DMSO wells", _TARGET_UNIT),
+            Column(
+                "low",
+                "lower end of the 95 % interval (Student's t) of the shift, with the noise of DMSO wells",
+                _TARGET_UNIT,
+            ),
             Column("high", "upper end of that interval", _TARGET_UNIT),
             _AGREEMENT,
+            Column(
+                "treated_spread",
+                "SD of replicates among each other in the latent; clearly above 1: treated wells are noisier than DMSO",
+                "1 = DMSO wells of one plate",
+            ),
+            Column(
+                "null_widened", "by how much the null is wider than that of DMSO wells: treated_spread, or 1", "factor"
+            ),
             Column("rank_low", "lower end of the 95 % interval of the rank"),
             Column("rank_high", "upper end of that interval"),
             Column("smallest_p", "the smallest p that number and place of the wells allow", "0 to 1"),
-            Column("smallest_q", "smallest_p times number of compounds, at most 1: q of a lone hit", "0 to 1"),
-            Column("null_level", "whose DMSO wells are the centre: plate, batch or all; unknown: plates not known"),
+            Column(
+                "smallest_q",
+                "smallest_p times number of compounds, at most 1: the q of a compound that no other joins at its p",
+                "0 to 1",
+            ),
+            Column(
+                "null_level",
+                "whose DMSO wells are the centre: plate; batch or all: not judged, no p; unknown: plates not known",
+            ),
             _WHY_NOT,
         ),
         key="hits",

@@ -15,7 +15,7 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..data.matrix import to_dense
-from ..latent.hits import control_distances, find_centres, shift_wells
+from ..latent.shifts import control_distances, find_centres, shift_wells
 
 # %% auto #0
 __all__ = ['VERDICTS', 'COLUMNS', 'dose_share', 'curve_values', 'Curve', 'judge_curve', 'fit_curve', 'read_response',

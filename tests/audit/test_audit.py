@@ -12,7 +12,7 @@ from anndata import AnnData
 from conftest import real
 
 from tcell_drugseq.audit import design, layout, mixups, names, targets
-from tcell_drugseq.audit.design import control_variances, smallest_p
+from tcell_drugseq.audit.design import control_variances
 from tcell_drugseq.audit.run import all_audits, audit_screen, explain_audit, run_audit, worst
 from tcell_drugseq.audit.targets import held_out_r2
 from tcell_drugseq.base.defaults import DataConfig, RunConfig, SimConfig
@@ -21,7 +21,6 @@ from tcell_drugseq.base.findings import AUDITS, audit, audits_of
 from tcell_drugseq.base.settings import InputError, with_leaves
 from tcell_drugseq.data.reading import read_h5ad, read_screen, write_bundle
 from tcell_drugseq.data.simulate import simulate_screen
-from tcell_drugseq.latent.hits import compound_p_values
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = SimConfig(n_plates=2, n_compounds=172, n_genes=300)
@@ -114,14 +113,6 @@ def test_a_sum_of_few_genes_in_fewer_wells_than_genes():
     assert held_out_r2(x, y, groups) > 0.99
     assert held_out_r2(x, y + 0.5 * y.std() * rng.normal(size=300), groups) < 0.9
     assert held_out_r2(x, rng.normal(size=300), groups) < 0.2
-
-
-def test_smallest_p_is_that_of_the_hit_calls():
-    for n_controls, r in [(2, 1), (3, 2), (12, 2), (12, 3), (30, 5)]:
-        obs = pd.DataFrame({"compound": ["DMSO"] * n_controls + ["a"] * r, "plate": "P1"})
-        obs["is_control"] = obs["compound"] == "DMSO"
-        z = np.random.default_rng(0).normal(size=(len(obs), 2))
-        assert compound_p_values(z, obs).loc["a", "smallest_p"] == pytest.approx(smallest_p(n_controls, r))
 
 
 def test_control_variances_do_not_count_plate_shifts():
