@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from ..base.defaults import HitConfig
+from .layout import what_lacks
+from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
+from ..base.settings import InputError
 from ..base.tables import quote_some, several_spellings
 from ..latent.nulls import smallest_p_values
+from ..training.folds import make_folds
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,9 +27,9 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
-           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'audit_smallest_q',
-           'power_of_shift', 'control_variances', 'audit_power', 'audit_compound_plates', 'cramers_v',
-           'audit_plate_targets']
+           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'null_wells',
+           'compound_floors', 'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power',
+           'audit_compound_plates', 'cramers_v', 'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
 def wells_per_compound(
@@ -36,7 +39,7 @@ def wells_per_compound(
     return obs["compound"][~obs["is_control"].to_numpy(bool)].astype(str).value_counts()
 
 # %% ../../nbs/07_audit/04_design.ipynb #022f947b
-@audit("replicates", limits=["ranking"])
+@audit("replicates", limits=["ranking"], cause="compounds lack replicates", todo="two wells or more of each compound")
 def audit_replicates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -62,7 +65,7 @@ def audit_replicates(
     return [Finding(name, what, single, 0.0, status, said)]
 
 # %% ../../nbs/07_audit/04_design.ipynb #d4040d46
-@audit("spellings", limits=["ranking"])
+@audit("spellings", limits=["ranking"], cause="a compound may have two names", todo="give it one")
 def audit_spellings(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -80,13 +83,14 @@ def audit_spellings(
 MIN_CONTROLS = 2  # in the whole screen
 
 
-@audit("controls", forbids=ON_DISTANCES)
+@audit("controls", forbids=ON_DISTANCES, cause="plates lack DMSO wells", todo="three or more on each plate")
 def audit_controls(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
+    cfg: RunConfig = RunConfig(),  # hits: centre_controls
 ) -> list[Finding]:  # one
     """How many control wells does each plate have?"""
-    name, obs, wanted = "controls", cast(pd.DataFrame, screen.obs), HitConfig().centre_controls
+    name, obs, wanted = "controls", cast(pd.DataFrame, screen.obs), cfg.hits.centre_controls
     n = int(obs["is_control"].sum())
     if n < MIN_CONTROLS:
         said = f"control wells in all: {n}; what untreated wells do by themselves is unknown, and no hit can be called"
@@ -103,31 +107,80 @@ def audit_controls(
     status = "warn" if len(few) else "pass"
     return [Finding(name, "controls per plate", float(each.min()), float(wanted), status, said)]
 
+# %% ../../nbs/07_audit/04_design.ipynb #3b3e50cc
+def null_wells(
+    screen: AnnData,  # a Screen
+    cfg: RunConfig = RunConfig(),  # folds, split, plate correction
+) -> list[np.ndarray]:  # (N,) bool for each null: treated wells that it judges, and its control wells
+    """The wells of each null of `fold_hits`; raises `InputError` where the screen can't be cut into folds."""
+    control, compound = screen.obs["is_control"].to_numpy(bool), screen.obs["compound"].astype(str)
+    if cfg.train.folds == 1:
+        return [np.ones(screen.n_obs, bool)]
+    folds = make_folds(screen, cfg.train, cfg.correct.needs_controls)
+    home = np.sum([f.number * f.test for f in folds], axis=0)
+    if pd.Series(home[~control]).groupby(compound[~control].to_numpy()).nunique().gt(1).any():
+        return [np.ones(screen.n_obs, bool)]  # folds cut through compounds: one null for all
+    return [~f.seen & (control | f.test) for f in folds if (f.test & ~control).any()]
+
+# %% ../../nbs/07_audit/04_design.ipynb #694bde5e
+def compound_floors(
+    screen: AnnData,  # a Screen
+    cfg: RunConfig = RunConfig(),  # folds, split, plate correction, hits
+) -> pd.DataFrame:  # by compound: wells, controls (in its null), smallest_p (NaN: no null)
+    """The smallest p-value that the hit calls can give each compound; raises `InputError` as `null_wells`."""
+    parts = []
+    for at in null_wells(screen, cfg):
+        obs = cast(pd.DataFrame, screen.obs)[at]
+        wells, n = wells_per_compound(obs), int(obs["is_control"].sum())
+        floors = smallest_p_values(obs, cfg.hits).reindex(wells.index)
+        parts.append(pd.DataFrame({"wells": wells, "controls": n, "smallest_p": floors}, wells.index))
+    return pd.concat(parts).sort_index()
+
 # %% ../../nbs/07_audit/04_design.ipynb #0f43e86f
+def _typical_null(screen: AnnData, cfg: RunConfig) -> tuple[int, int, float, str]:
+    """Wells, controls and smallest p of the median compound; or why there is no p."""
+    try:
+        floors = compound_floors(screen, cfg)
+    except InputError as e:
+        return 0, 0, float("nan"), f"the screen can't be cut into folds ({e})"
+    r, k = int(floors["wells"].median()), int(floors["controls"].median())
+    wanted = min(cfg.hits.centre_controls, int(screen.obs["is_control"].sum()))
+    if k < max(wanted, MIN_CONTROLS):
+        return (
+            r,
+            k,
+            float("nan"),
+            f"{k} control wells are new to the model of a fold, {wanted} are needed: nothing can be called",
+        )
+    if floors["smallest_p"].isna().all():
+        why = f"no compound has {cfg.hits.centre_controls} control wells on each of its plates: nothing can be called"
+        return r, k, float("nan"), why
+    return r, k, float(floors["smallest_p"].median()), ""
+
+
 @audit("smallest q")  # costs nothing by itself: hits that can't be called say so
 def audit_smallest_q(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
+    cfg: RunConfig = RunConfig(),  # folds, split, plate correction, hits
 ) -> list[Finding]:  # one
     """Could a compound that acts alone be called?"""
-    name, cfg, wells = "smallest q", HitConfig(), wells_per_compound(cast(pd.DataFrame, screen.obs))
-    n, m, r = int(screen.obs["is_control"].sum()), len(wells), int(wells.median()) if len(wells) else 0
-    reached = smallest_p_values(cast(pd.DataFrame, screen.obs), cfg).dropna()
-    if n < MIN_CONTROLS or reached.empty:
-        why = f"{n} control wells and {m} compounds: there is no p-value at all"
-        why += f", {cfg.centre_controls} controls are needed on each plate of a compound" * (
-            n >= MIN_CONTROLS and m > 0
-        )
-        return [not_testable(name, "q of a lone compound", why)]
-    m, p = len(reached), float(reached.median())
-    q, needed = min(1.0, p * m), ceil(m * p / cfg.hit_q - 1e-9)
-    status = "pass" if q < cfg.hit_q else "warn" if p < cfg.hit_q else "fail"
-    said = f"{n} controls and {r} wells a compound: p >= {p:.2g}, so a lone compound of {m} reaches q = {q:.2g}"
+    name, tested, hits = "smallest q", "q of a lone compound", cfg.hits
+    n, m = int(screen.obs["is_control"].sum()), len(wells_per_compound(cast(pd.DataFrame, screen.obs)))
+    if n < MIN_CONTROLS or not m:
+        return [not_testable(name, tested, f"{n} control wells and {m} compounds: there is no p-value at all")]
+    r, k, p, why = _typical_null(screen, cfg)
+    if why:
+        return [not_testable(name, tested, why)]
+    q, needed = min(1.0, p * m), ceil(m * p / hits.hit_q - 1e-9)
+    status = "pass" if q < hits.hit_q else "warn" if p < hits.hit_q else "fail"
+    said = f"{n} controls{f', {k} of them in each null,' * (k < n)} and {r} well{'s' * (r > 1)} a compound"
+    said += f": p >= {p:.2g}, so a lone compound of {m} reaches q = {q:.2g}"
     if status == "warn":
         said += f"; {needed} of {m} would have to reach this p together, or more controls or replicates are needed"
     elif status == "fail":
         said += "; no compound can be called, however strong"
-    return [Finding(name, "q of a lone compound", q, cfg.hit_q, status, said)]
+    return [Finding(name, tested, q, hits.hit_q, status, said)]
 
 # %% ../../nbs/07_audit/04_design.ipynb #3544745f
 N_COMPONENTS, ACTING = 10, 0.1
@@ -183,20 +236,23 @@ def control_variances(
 def audit_power(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the draws
+    cfg: RunConfig = RunConfig(),  # folds, split, plate correction, hits
 ) -> list[Finding]:  # one
     """With which probability is a compound found that shifts its wells by 1, 2 or 3 SD of DMSO wells?"""
-    name, cfg, wells = "power", HitConfig(), wells_per_compound(cast(pd.DataFrame, screen.obs))
+    name, wells = "power", wells_per_compound(cast(pd.DataFrame, screen.obs))
     n, variances = int(screen.obs["is_control"].sum()), control_variances(screen)
     if variances is None or wells.empty:
         why = f"{n} control wells, too few per plate for the spread of untreated wells"
         return [not_testable(name, "shift of 3 SD", why)]
-    r, plates = int(wells.median()), screen.obs["plate"].nunique() if "plate" in screen.obs else 1
-    lowest = float(smallest_p_values(cast(pd.DataFrame, screen.obs), cfg).median())
-    p = cfg.hit_q * max(ACTING, 1 / len(wells))
+    r, k, lowest, why = _typical_null(screen, cfg)
+    if why:
+        return [not_testable(name, "shift of 3 SD", why)]
+    plates = screen.obs["plate"].nunique() if "plate" in screen.obs else 1
+    p, centre = cfg.hits.hit_q * max(ACTING, 1 / len(wells)), max(1.0, k / plates)
     rng = np.random.default_rng(seed)
-    each = [power_of_shift(variances, r, n / plates, p, d, rng) * (lowest <= p) for d in SHIFTS]
+    each = [power_of_shift(variances, r, centre, p, d, rng) * (lowest <= p) for d in SHIFTS]
     power = [float(x.mean()) for x in each]
-    said = f"wells per compound: {r}; a shift by 1, 2 or 3 SD of DMSO wells is found with probability "
+    said = f"wells per compound: {r}; a shift by 1, 2 or 3 SD of control wells is found with probability "
     said += ", ".join(f"{x:.2f}" for x in power) + f", by 3 SD along the first component {each[-1][0]:.2f}"
     said += f" (p < {p:.2g}: one compound in ten acts)"
     said += f"; the smallest p here is {lowest:.2g}" * (lowest > p)
@@ -207,7 +263,12 @@ def audit_power(
 LONE_PLATE = 0.1  # share of compounds
 
 
-@audit("compound and plate", limits=ON_DISTANCES)
+@audit(
+    "compound and plate",
+    limits=ON_DISTANCES,
+    cause="compounds can't be told from plates",
+    todo="replicates on several plates",
+)
 def audit_compound_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -215,14 +276,8 @@ def audit_compound_plates(
     """How many compounds are on a single plate?"""
     name, obs = "compound and plate", cast(pd.DataFrame, screen.obs)
     treated = obs[~obs["is_control"].to_numpy(bool)]
-    if "plate" not in obs or treated.empty:
-        return [
-            not_testable(name, "plates per compound", "plates are not known: a plate can't be told from a compound")
-        ]
-    if obs["plate"].nunique() == 1:
-        return [
-            not_testable(name, "plates per compound", "one plate: whether an effect holds on another can't be seen")
-        ]
+    if lacks := "no well is treated" if treated.empty else what_lacks(obs, "plate"):
+        return [not_testable(name, "plates per compound", f"{lacks}: a plate can't be told from a compound")]
     plates = treated["plate"].astype(str).groupby(treated["compound"].astype(str)).agg(["nunique", "first"])
     controls = obs["is_control"].groupby(obs["plate"].astype(str)).sum()
     lone = plates["nunique"] == 1
@@ -253,17 +308,15 @@ def cramers_v(
     return float(min(1.0, np.sqrt(phi2 / max(min(rows, columns) - 1, 1e-9))))
 
 # %% ../../nbs/07_audit/04_design.ipynb #57eeebb9
-@audit("target and plate", limits=ON_TARGETS)
+@audit("target and plate", limits=ON_TARGETS, cause="plates set the target", todo="every class or dose on every plate")
 def audit_plate_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
 ) -> list[Finding]:  # one for the label, one for the dose
     """Does the plate say which label or dose a well has?"""
     name, obs = "target and plate", cast(pd.DataFrame, screen.obs)
-    if "plate" not in obs or obs["plate"].nunique() < 2:
-        return [
-            not_testable(name, "label and dose by plate", "plates are not known, or there is one: nothing to compare")
-        ]
+    if lacks := what_lacks(obs, "plate"):
+        return [not_testable(name, "label and dose by plate", f"{lacks}: nothing to compare")]
     classes: dict[str, pd.Series] = {}
     if "label" in obs:
         classes["label"] = obs["label"].dropna()

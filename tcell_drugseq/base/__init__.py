@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         short_digest as short_digest,
     )
     from tcell_drugseq.base.files import (
-        NoSpaceError as NoSpaceError,
         INPUTS as INPUTS,
+        NoSpaceError as NoSpaceError,
         absolute as absolute,
         beside as beside,
         check_regular as check_regular,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import pandas as pd
 from ..audit.run import all_audits
 from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
+from ..data.matrix import LABEL, rank_r, target_values, varies
 from .baselines import BASELINES
 from .compare import intraclass_correlation
 
@@ -21,28 +22,40 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['DEPTH_NO', 'DEPTH_LIMIT', 'Reason', 'decide_claims', 'weigh_audit', 'weigh_prediction', 'replicate_agreement',
-           'weigh_distances', 'weigh_importance', 'judge_claims', 'summarise']
+__all__ = ['BETTER', 'DEPTH_NO', 'DEPTH_LIMIT', 'Reason', 'decide_claims', 'weigh_audit', 'weigh_prediction', 'weigh_alone',
+           'replicate_agreement', 'weigh_distances', 'weigh_importance', 'judge_claims', 'summarise']
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #b3e015cf
 class Reason(NamedTuple):
-    """One sentence for or against a claim."""
+    """One sentence for or against a claim; what stands against one has a cause and a remedy, in a few words each."""
 
     claim: str
     status: str
     because: str
+    cause: str = ""
+    todo: str = ""
+    target: str = ""  # that a prediction is of
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #73635af6
+BETTER = "a simpler model is clearly better"  # a cause that is always told
+
+
 def decide_claims(
     reasons: list[Reason],  # at least one per claim
-) -> pd.DataFrame:  # claim, status, because; one row per claim
+) -> pd.DataFrame:  # claim, status, cause, todo, because; one row per claim
     """Give each claim the status of its worst reason, with all reasons of that status."""
-    rows = []
+    rows, told = [], {}
     for claim in CLAIMS:
         mine = [r for r in reasons if r.claim == claim]
         status = max((r.status for r in mine), key=STATUS.index)
-        texts = dict.fromkeys(r.because for r in mine if r.status == status)
-        rows.append({"claim": claim, "status": status, "because": "; ".join(texts)})
+        decide = [r for r in mine if r.status == status or (r.cause == BETTER and r.status != "claim")]
+        causes = dict(zip((r.cause for r in decide if r.cause), (r.todo for r in decide if r.cause), strict=True))
+        texts = dict.fromkeys(r.because for r in decide)
+        above = dict.fromkeys(told[text] for text in texts if text in told)
+        new = [text for text in texts if text not in told] + [f"what stands beside {other}" for other in above]
+        told |= {text: claim for text in texts if text not in told}
+        row = {"claim": claim, "status": status, "cause": "; ".join(causes), "todo": "; ".join(causes.values())}
+        rows.append({**row, "because": "; ".join(new)})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #e8e9d5b8
@@ -53,43 +66,93 @@ def weigh_audit(
     table: pd.DataFrame,  # of audit_screen
 ) -> list[Reason]:
     """What the failed audits cost; one that is not registered here, as in an older file, counts against every claim."""
-    reasons, costs = [], {a.name: a.costs for a in all_audits()}
+    reasons, known = [], {a.name: a for a in all_audits()}
     for row in table[table["status"] == "fail"].itertuples():
-        said = f"{row.tested}: {row.meaning}"
-        reasons += [Reason(claim, status, said) for claim, status in costs.get(str(row.audit), _ALL).items()]
+        said = str(row.meaning) if str(row.meaning).startswith(f"{row.tested}:") else f"{row.tested}: {row.meaning}"
+        own = known.get(str(row.audit))
+        cause, todo = (own.cause, own.todo) if own else (str(row.audit), "look at this audit")
+        reasons += [Reason(claim, status, said, cause, todo) for claim, status in (own.costs if own else _ALL).items()]
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #fd72357f
+_MARKS = {
+    "the mean": ("a target is not predicted", "take another target, or more wells"),
+    "a model of shuffled labels": ("a target is not predicted", "take another target, or more wells"),
+    "position alone": ("position predicts as well", "randomise the layout, or correct for position"),
+    "depth alone": ("depth predicts as well", "sequence deeper, or normalise"),
+}
+_FEW = ("too few groups of wells for an interval", "more compounds or donors")
+
+
+def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, str]) -> list[Reason]:
+    """What the figures of all models say of one target; `row` is the ensemble's."""
+    beside = figures[(figures["target"] == row.target) & (figures["model"] != "replicates")]
+    level = beside[beside["model"].isin(marks) & ~(beside["difference_low"] > 0)]
+    ahead = beside[(beside["difference_high"] < 0) & ~beside["model"].isin(marks)].nlargest(1, "value")
+    said = f"{row.target}: {row.metric} {row.value:.2f}"
+    if math.isnan(row.low):
+        return [Reason("prediction", "limited", f"{said}, but there are {_FEW[0]}", *_FEW, row.target)]
+    reasons = []
+    if len(level):
+        best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
+        mark = marks[best["model"]]
+        told = f"{row.target}: {mark} reaches {best['value']:.2f}, the model {row.value:.2f} ({row.metric})"
+        reasons.append(
+            Reason("prediction", "limited", told, *_MARKS.get(mark, (f"{mark} predicts as well", "")), row.target)
+        )
+    for best in ahead.itertuples():
+        told = f"{said}, {best.model} clearly better with {best.value:.2f}"
+        reasons.append(Reason("prediction", "limited", told, BETTER, f"use {best.model} for {row.target}", row.target))
+    interval = f"{said} ({row.low:.2f} to {row.high:.2f})"
+    return reasons or [Reason("prediction", "claim", interval, target=row.target)]
+
+
 def weigh_prediction(
     table: pd.DataFrame,  # of compare_models
 ) -> list[Reason]:
-    """Which targets are predicted better than by any model that sees no expression."""
-    reasons, missed, marks = [], 0, {b.name: b.mark for b in BASELINES.values() if b.mark}
+    """Which targets are predicted better than by any model that sees no expression, and where a rival is better."""
+    marks = {b.name: b.mark for b in BASELINES.values() if b.mark}
     figures = table[table["metric"].isin(["R2", "AUROC"])]
-    ours, rivals = figures[figures["model"] == "transformer"], figures[figures["model"] != "replicates"]
-    for row, interval in zip(ours.itertuples(), ours["low"].notna(), strict=True):
-        beside = figures[(figures["target"] == row.target) & figures["model"].isin(marks)]
-        level = beside[~(beside["difference_low"] > 0)]
-        if not interval:
-            said = f"{row.target}: {row.metric} {row.value:.2f}, but there are too few groups of wells for an interval"
-            reasons.append(Reason("prediction", "limited", said))
-            missed += 1
-        elif len(level):
-            best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
-            said = f"{row.target}: {marks[best['model']]} reaches {best['value']:.2f}, the model {row.value:.2f}"
-            reasons.append(Reason("prediction", "limited", f"{said} ({row.metric})"))
-            missed += 1
-        else:
-            said = f"{row.target}: {row.metric} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
-            ahead = rivals[(rivals["target"] == row.target) & (rivals["difference_high"] < 0)]
-            said += "".join(f", {r.model} better with {r.value:.2f}" for r in ahead.nlargest(1, "value").itertuples())
-            reasons.append(Reason("prediction", "claim", said))
-    if missed == len(ours):
-        reasons = [r._replace(status="no claim") for r in reasons]
+    by_target = [_weigh_target(figures, row, marks) for row in figures[figures["model"] == "ensemble"].itertuples()]
+    shown = [all(r.cause in ("", BETTER) for r in reasons) for reasons in by_target]
+    found = [r for reasons in by_target for r in reasons]
+    if not any(shown):
+        found = [r._replace(status="no claim") for r in found]
     if "position" not in set(table["model"]):
-        said = "positions are not known: whether the plate predicts can't be seen"
-        reasons.append(Reason("prediction", "limited", said))
-    return reasons or [Reason("prediction", "no claim", "no target is both measured and predicted")]
+        said = "whether the plate predicts can't be seen, as no position of a well is known"
+        found.append(
+            Reason("prediction", "limited", said, "positions are not known", "give row and column of each well")
+        )
+    nothing = "no target is both measured and predicted"
+    return found or [Reason("prediction", "no claim", nothing, nothing, "give a score or a label")]
+
+# %% ../../nbs/08_evidence/05_verdict.ipynb #acae54e37e7d407bbb7b55eff062a284
+def weigh_alone(
+    results: AnnData,  # of a run without baselines
+) -> list[Reason]:
+    """Which targets are predicted better than by chance, well by well."""
+    from scipy.stats import mannwhitneyu, pearsonr
+
+    found, missed = [], 0
+    for column, measured in target_values(results).items():
+        if column not in results.obs:
+            continue
+        name, said = column.removeprefix("pred_"), results.obs[column].to_numpy(float)
+        known = ~(np.isnan(measured) | np.isnan(said))
+        y, p = measured[known], said[known]
+        chance, name = 1.0, "label" if column == LABEL else name
+        if column == LABEL and 0 < y.sum() < len(y):
+            chance = mannwhitneyu(p[y == 1], p[y == 0], alternative="greater").pvalue
+        elif column != LABEL and len(y) > 2 and varies(y) and varies(p):
+            chance = pearsonr(y, p, alternative="greater").pvalue
+        if chance > 0.05:
+            missed += 1
+            said = f"{name}: predictions follow the measurements no more than by chance (p = {chance:.2g})"
+            found.append(Reason("prediction", "limited", said, *_MARKS["the mean"], name))
+    if found and missed == sum(column in results.obs for column in target_values(results)):
+        return [r._replace(status="no claim") for r in found]
+    said = "it was compared with nothing, as no baselines were fitted"
+    return [*found, Reason("prediction", "limited", said, "no baselines were fitted", "run with baselines")]
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #11130e1f
 def replicate_agreement(
@@ -116,37 +179,52 @@ def replicate_agreement(
     return found, float((1 + (by_chance >= found).sum()) / (1 + draws))
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #401c7709
+_ENOUGH = 6  # compounds with replicates, for a p-value of their agreement to say anything
+
+
 def _weigh_agreement(obs: pd.DataFrame) -> list[Reason]:
     """Whether the order of compounds repeats from well to well."""
     icc, p = replicate_agreement(obs)
+    wells = obs[~obs["is_control"] & obs["dist_relative"].notna()]
+    n = int((wells["compound"].astype(str).value_counts() > 1).sum())
+    against = ("too few compounds have replicates", "two wells or more of each compound")
     if math.isnan(icc):
         said = "fewer than three compounds have replicates: nothing shows that the order is reproducible"
-        return [Reason(c, "no claim", said) for c in ON_DISTANCES]
+        return [Reason(c, "no claim", said, *against) for c in ON_DISTANCES]
     figures = f"(intraclass correlation {icc:.2f}, p = {p:.2g})"
+    if p > 0.05 and n < _ENOUGH:
+        said = f"{n} compounds have replicates, too few to say whether their wells agree on the distance {figures}"
+        return [Reason(c, "limited", said, *against) for c in ON_DISTANCES]
     if p > 0.05:
         said = f"wells of one compound agree on their distance no better than wells of different compounds {figures}"
-        return [Reason(c, "no claim", said) for c in ON_DISTANCES]
+        apart = ("replicates don't agree", "more replicates, or stronger doses")
+        return [Reason(c, "no claim", said, *apart) for c in ON_DISTANCES]
     return [Reason("ranking", "claim", f"wells of one compound agree on their distance {figures}")]
 
 
 def _weigh_calls(hits: pd.DataFrame, cfg: HitConfig) -> list[Reason]:
     """What the table of hits says."""
-    reasons, called = [], int(hits["hit"].sum())
+    reasons, called, near = [], int(hits["hit"].sum()), int((hits["q"] < cfg.hit_q).sum())
     if called:
         reasons.append(Reason("hits", "claim", f"{called} of {len(hits)} compounds at q < {cfg.hit_q:g}"))
     else:
-        why = [w for w in hits["why_not"] if w]
+        why = [w for w in hits["why_not"][(hits["q"] < cfg.hit_q) | (near == 0)] if w]
         common = f": {max(set(why), key=why.count)}" if why else ""
-        reasons.append(Reason("hits", "no claim", f"no compound of {len(hits)} at q < {cfg.hit_q:g}{common}"))
-        reasons.append(
-            Reason("ranking", "limited", "no compound is distinguished from DMSO, so the order is mostly noise")
-        )
+        said = f"no compound of {len(hits)} at q < {cfg.hit_q:g}{common}"
+        cause, todo = "no compound differs from DMSO", "more replicates, or stronger doses"
+        if near:
+            said = f"{near} of {len(hits)} compounds reach q < {cfg.hit_q:g}, but none can be called{common}"
+            cause, todo = "no call is possible", "see why_not of hits.csv"
+        reasons.append(Reason("hits", "no claim", said, cause, todo))
+        order = "no compound is called, so the order is mostly noise"
+        reasons.append(Reason("ranking", "limited", order, cause, todo))
     if not (hits["smallest_p"] < cfg.hit_q).any():
         said = "there are fewer control wells than the null needs: no compound could be distinguished from DMSO"
-        reasons += [Reason(c, "no claim", said) for c in ON_DISTANCES]
+        reasons += [Reason(c, "no claim", said, "too few DMSO wells", "add DMSO wells") for c in ON_DISTANCES]
     if set(hits["null_level"]) - {"plate"}:
         said = "not every compound is compared with the DMSO wells of its own plate"
-        reasons += [Reason(c, "limited", said) for c in ON_DISTANCES]
+        cause, todo = "plates lack DMSO wells of their own", "three or more on each plate"
+        reasons += [Reason(c, "limited", said, cause, todo) for c in ON_DISTANCES]
     if (hits["null_widened"] > 1).any():
         said = f"replicates of a compound scatter {hits['treated_spread'].max():.1f} times as far as DMSO wells do, "
         said += "so the null was widened: find out why treated wells are noisier"
@@ -163,22 +241,22 @@ def weigh_distances(
     cfg: HitConfig = HitConfig(),  # hit_q
 ) -> list[Reason]:
     """What the distances themselves say about ranking and hits."""
-    from scipy.stats import spearmanr
-
     obs = cast(pd.DataFrame, results.obs)
     if "dist_relative" not in obs:
-        return [Reason(c, "no claim", "no control wells, so no distances") for c in ON_DISTANCES]
+        why = ("no control well is known", "name the control (control)")
+        return [Reason(c, "no claim", "no control wells, so no distances", *why) for c in ON_DISTANCES]
     if "hits" not in results.uns:
         why = "the model has seen these wells, and distances of training wells are not evidence"
-        return [Reason(c, "no claim", why) for c in ON_DISTANCES]
+        against = ("the model has seen these wells", "judge wells in folds (folds)")
+        return [Reason(c, "no claim", why, *against) for c in ON_DISTANCES]
     treated = ~obs["is_control"].to_numpy()
-    varies = treated.sum() > 2 and np.ptp(depth[treated]) > 0
-    rho = np.asarray(spearmanr(depth[treated], obs["dist_relative"][treated]))[0] if varies else 0.0
+    rho = rank_r(depth[treated], obs["dist_relative"][treated])
     reasons = [*_weigh_agreement(obs), *_weigh_calls(results.uns["hits"], cfg)]
     if abs(rho) >= DEPTH_LIMIT:
         status = "no claim" if abs(rho) >= DEPTH_NO else "limited"
         said = f"distance to DMSO follows sequencing depth (rank correlation {rho:.2f})"
-        reasons += [Reason(c, status, said) for c in ON_DISTANCES]
+        against = ("distances follow depth", "normalise, or sequence deeper")
+        reasons += [Reason(c, status, said, *against) for c in ON_DISTANCES]
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #750722cb
@@ -189,14 +267,21 @@ def weigh_importance(
     """Whether genes may be named for the target that was explained."""
     claim, target = "gene importance", str(results.uns["importance_target"])
     name = "label" if target == "logit" else target
-    mine = [r for r in prediction if r.because.startswith(f"{name}:")]
-    lost = [r for r in mine if r.status != "claim"]
-    reasons = [Reason(claim, "no claim", f"its target is not predicted: {r.because}") for r in lost]
+    lost = [r for r in prediction if r.target == name and r.cause not in ("", BETTER)]
+    reasons = []
+    for r in lost:
+        what = "it is not shown that its target is predicted" if r.cause == _FEW[0] else "its target is not predicted"
+        reasons.append(Reason(claim, "no claim", f"{what}, {r.because}", "what it explains is not predicted", r.todo))
     if "importance_checks" not in results.uns:
-        return [*reasons, Reason(claim, "limited", "its checks were not made")]
+        unchecked = "its checks were not made"
+        return [*reasons, Reason(claim, "limited", unchecked, unchecked, "check_importance")]
     table = results.uns["importance_checks"]
     weight = {"fail": "no claim", "warn": "limited", "pass": "claim"}
-    return reasons + [Reason(claim, weight[row.status], str(row.meaning)) for row in table.itertuples()]
+    against = ("a check of the importance fails", "don't name genes by it")
+    return reasons + [
+        Reason(claim, weight[row.status], str(row.meaning), *(("", "") if row.status == "pass" else against))
+        for row in table.itertuples()
+    ]
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #d8fcf8bb
 def judge_claims(
@@ -208,14 +293,16 @@ def judge_claims(
     if "baselines" in results.uns:
         prediction = weigh_prediction(results.uns["baselines"])
     else:
-        prediction = [Reason("prediction", "limited", "it was compared with nothing: no baselines")]
+        prediction = weigh_alone(results)
     if "val" in set(results.obs.get("split", ())):
         said = "the wells that judge it also chose the epoch and the shrinkage, so its figures are slightly too good"
-        prediction.append(Reason("prediction", "limited", said))
+        against = ("one split judges and chooses", "judge wells in folds (folds)")
+        prediction.append(Reason("prediction", "limited", said, *against))
     reasons = [*prediction, *weigh_distances(results, depth, cfg), *weigh_importance(results, prediction)]
     if "split" in results.obs and set(results.obs["split"][~results.obs["is_control"]]) == {"train"}:
         said = "every treated well was used in training: nothing shows how well the model predicts others"
-        reasons += [Reason(claim, "no claim", said) for claim in ("prediction", "gene importance")]
+        against = ("every well was used in training", "judge wells in folds (folds)")
+        reasons += [Reason(claim, "no claim", said, *against) for claim in ON_TARGETS]
     return decide_claims([*reasons, *weigh_audit(results.uns["audit"])])
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #9d6e3c5c
@@ -229,23 +316,40 @@ def _listed(claims: list[str]) -> str:
     return text[0].upper() + text[1:]
 
 
+_WORDS = {"claim": "may be claimed", "limited": "may be claimed only with limits", "no claim": "can't be claimed"}
+_MOST = 60  # words of the paragraph
+
+
+def _causes(verdict: pd.DataFrame) -> list[str]:
+    """Each cause as a sentence, with the claims that it costs and its remedy; what costs most first."""
+    cost: dict[tuple[str, str], list[str]] = {}
+    worst = verdict.assign(order=verdict["status"].map(STATUS.index)).sort_values(
+        "order", ascending=False, kind="stable"
+    )
+    for row in worst[worst["cause"] != ""].itertuples():
+        for cause, todo in zip(str(row.cause).split("; "), str(row.todo).split("; "), strict=True):
+            cost.setdefault((cause, todo), []).append(str(row.claim))
+    order = sorted(cost.items(), key=lambda item: -len(item[1]))
+    return [
+        f"{cause[0].upper()}{cause[1:]} ({', '.join(claims)}){': ' + todo if todo else ''}."
+        for (cause, todo), claims in order
+    ]
+
+
 def summarise(
     verdict: pd.DataFrame,  # of judge_claims
-) -> str:  # one paragraph
+) -> str:  # one paragraph of at most 60 words
     """The verdict in plain words."""
-    words = {
-        "claim": "may be claimed",
-        "limited": "may be claimed only with its limits",
-        "no claim": "can't be claimed",
-    }
-    parts = []
-    for status in STATUS:
-        mine = verdict[verdict["status"] == status]
-        if mine.empty:
-            continue
-        parts.append(f"{_listed(mine['claim'].tolist())} {words[status]}.")
-        if status != "claim":
-            firsts = mine["because"].str.split("; ").str[0]
-            for first, claims in mine.groupby(firsts, sort=False)["claim"]:
-                parts.append(f"{_listed(claims.tolist())}: {first}.")
+    parts = [
+        f"{_listed(mine['claim'].tolist())} {_WORDS[status]}."
+        for status in STATUS
+        if len(mine := verdict[verdict["status"] == status])
+    ]
+    causes = _causes(verdict)
+    for n in range(len(causes), -1, -1):
+        left = len(causes) - n
+        rest = [f"{left} more {'cause' if left == 1 else 'causes'} below."] if left else []
+        said = " ".join([*parts, *causes[:n], *rest])
+        if len(said.split()) <= _MOST:
+            return said
     return " ".join(parts)

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
         plot_layout as plot_layout,
     )
     from tcell_drugseq.latent.hits import compound_hits as compound_hits, fold_hits as fold_hits
-    from tcell_drugseq.latent.next_plates import next_layout as next_layout, retest_list as retest_list
+    from tcell_drugseq.latent.next_plates import (
+        layout_efficiency as layout_efficiency,
+        next_layout as next_layout,
+        retest_list as retest_list,
+    )
     from tcell_drugseq.latent.nulls import draw_sets as draw_sets, smallest_p_values as smallest_p_values
     from tcell_drugseq.latent.shifts import (
         control_distances as control_distances,
@@ -55,7 +59,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "figures": ["latent_coordinates", "latent_map", "plot_compounds", "plot_hits", "plot_latent", "plot_layout"],
         "hits": ["compound_hits", "fold_hits"],
-        "next_plates": ["next_layout", "retest_list"],
+        "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["draw_sets", "smallest_p_values"],
         "shifts": ["control_distances", "find_centres", "shift_wells"],
     },

@@ -14,7 +14,7 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 
 # %% auto #0
-__all__ = ['retest_list', 'next_layout']
+__all__ = ['retest_list', 'layout_efficiency', 'next_layout']
 
 # %% ../../nbs/04_latent/05_next_plates.ipynb #731c5c67
 def retest_list(
@@ -53,6 +53,51 @@ def _scatter(n: int, shape: tuple[int, int], rng: np.random.Generator) -> np.nda
         cost[chosen] = np.inf
         chosen.append(int(cost.argmin()))
     return wells[chosen]
+
+# %% ../../nbs/04_latent/05_next_plates.ipynb #c054479c
+_STARTS, _EXCHANGES = 20, 200  # deals of which the best is taken; exchanges tried in each
+
+
+def _deal(n: int, n_plates: int, n_replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, P) 0/1: the plates of each compound, with plates equally full and pairs of plates equally linked."""
+    on, shared = np.zeros((n, n_plates), int), np.zeros((n_plates, n_plates), int)
+    for mine in on:
+        for _ in range(n_replicates):
+            full, linked = shared.diagonal(), mine @ shared
+            order = np.lexsort((rng.random(n_plates), linked, full, mine))
+            mine[order[0]] = 1
+        shared += np.outer(mine, mine)
+    for i, j in rng.integers(n, size=(_EXCHANGES, 2)):
+        differ = on[i] - on[j]
+        if not differ.any():
+            continue
+        a, b = (rng.choice(np.flatnonzero(differ == side)) for side in (1, -1))
+        differ[[a, b]] = 0  # the other plates of i, minus those of j
+        if (differ * (differ + shared[b] - shared[a])).sum() <= 0:  # the squares of `shared` don't grow
+            shared[[a, b]] += np.outer([-1, 1], differ)
+            shared[:, [a, b]] += np.outer(differ, [-1, 1])
+            on[np.ix_([i, j], [a, b])] = [[0, 1], [1, 0]]
+    return on
+
+# %% ../../nbs/04_latent/05_next_plates.ipynb #8ffdf0e3
+def _efficiency(on: np.ndarray) -> float:
+    """Average efficiency factor of (n, P) 0/1, n at least 2; 0 where plates are not linked."""
+    n, in_use = len(on), on[:, on.any(axis=0)]
+    scaled = in_use / np.sqrt(in_use.sum(axis=0)) / np.sqrt(in_use.sum(axis=1, keepdims=True))
+    lost = np.linalg.svd(scaled, compute_uv=False)[1:n] ** 2  # the first is 1: the mean of all compounds
+    if not len(lost) or lost[0] < 1 - 1e-9:
+        return float((n - 1) / (n - 1 - len(lost) + (1 / (1 - lost)).sum()))
+    return 0.0
+
+
+def layout_efficiency(
+    layout: pd.DataFrame,  # of next_layout
+    control: str = "DMSO",
+) -> float:  # 0 (not comparable between plates) to 1 (every plate holds every compound); NaN for one compound
+    """Average efficiency factor of comparisons between compounds."""
+    treated = layout[layout["compound"] != control]
+    on = pd.crosstab(treated["compound"], treated["plate"]).to_numpy()
+    return _efficiency(on) if len(on) > 1 else float("nan")
 
 # %% ../../nbs/04_latent/05_next_plates.ipynb #a7e533a5
 def _seat(here: np.ndarray, controls: np.ndarray, used: list, shape: tuple, rng: np.random.Generator) -> np.ndarray:
@@ -102,10 +147,11 @@ def next_layout(
     compounds = [str(c) for c in compounds]
     _check_plan(compounds, control, n_plates, plate_wells, n_controls, n_replicates)
     rng, shape, n = np.random.default_rng(seed), _SHAPE[plate_wells], len(compounds)
-    first, parts = rng.permutation(n) * n_replicates, []
+    deals = [_deal(n, n_plates, n_replicates, rng) for _ in range(_STARTS)]
+    on, parts = max(deals, key=_efficiency) if n > 1 else deals[0], []
     used = [np.zeros((n, side), bool) for side in shape]  # rows and columns that a compound had before
     for p in range(n_plates):
-        here = np.flatnonzero((p - first) % n_plates < n_replicates)
+        here = np.flatnonzero(on[:, p])
         controls = _scatter(n_controls, shape, rng)
         chosen = _seat(here, controls, used, shape, rng)
         at = np.concatenate([controls, chosen])
