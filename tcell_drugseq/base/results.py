@@ -398,13 +398,25 @@ _GENES = (
 _SET = Column("set", "name of the gene set")
 _SET_GENES = Column("genes", "number of genes in the set")
 _SIZE = Column("size", "number of these that were measured")
-_NES = Column("nes", "normalised enrichment score: enrichment in units of random sets of its size, signed")
-_SET_P = Column("p", "p of the enrichment against random sets of genes; empty for a set that was not tested", "0 to 1")
-_SET_SMALLEST = Column(
-    "smallest_p", "1 / number of gene sets of that size, the smallest p there can be; at least 1e-50", "0 to 1"
+_NES = Column(
+    "nes", "normalised enrichment score: enrichment in units of random sets of its size, signed; ranks sets, no more"
 )
-_EDGE = Column("leading_edge", "genes that carry the enrichment, joined by ;")
-_NOTE = Column("note", "why the set could not be tested; empty where it was")
+_OVER_GENES = (
+    _NES,
+    Column(
+        "p_genes",
+        "p against random sets of genes, as if genes were independent: too small where they are not",
+        "0 to 1",
+    ),
+    Column("q_genes", "false discovery rate of p_genes; not to be claimed from", "0 to 1"),
+    Column(
+        "smallest_p_genes",
+        "1 / number of gene sets of that size, the smallest p_genes there can be; at least 1e-50",
+        "0 to 1",
+    ),
+    Column("leading_edge", "genes that carry the enrichment, joined by ;"),
+    Column("note", "why the set could not be tested; empty where it was"),
+)
 _ENRICHMENT = (
     Output(
         "gene_enrichment.csv",
@@ -414,12 +426,11 @@ _ENRICHMENT = (
             _SET,
             _SET_GENES,
             _SIZE,
-            _NES,
-            _SET_P,
-            Column("q", "false discovery rate over all sets (Benjamini and Hochberg, 1995)", "0 to 1"),
-            _SET_SMALLEST,
-            _EDGE,
-            _NOTE,
+            Column("effect", "mean effect of the set's genes minus that of all others", "SD of a gene's effect"),
+            Column("inflation", "variance of this difference, in units of its variance for independent genes"),
+            Column("p", "p of the difference with the correlation of genes counted in (Wu and Smyth, 2012)", "0 to 1"),
+            Column("q", "false discovery rate over all sets, of p (Benjamini and Hochberg, 1995)", "0 to 1"),
+            *_OVER_GENES,
             Column("statistic", "what ranks the genes: effect_per_sd, EffectPerSD of gene_importance_gradinput.csv"),
             Column("target", "the prediction that is explained"),
         ),
@@ -428,26 +439,21 @@ _ENRICHMENT = (
     Output(
         "compound_enrichment.csv",
         "pathways",
-        "gene sets that each compound moves: hits first, then the farthest",
+        "gene sets that each compound moves: hits first, then the farthest; smallest p first",
         (
             _COMPOUND,
             _SET,
             _SET_GENES,
             _SIZE,
-            _NES,
-            _SET_P,
-            Column("q", "false discovery rate over all sets and compounds, of p", "0 to 1"),
-            _SET_SMALLEST,
             Column(
                 "shift",
                 "mean shift of the set's genes from DMSO, minus that of all genes, mean over the wells",
                 "SD of DMSO wells, plus the median SD of all genes",
             ),
-            Column("p_controls", "permutation p of the shift against sets of DMSO wells of the same number", "0 to 1"),
-            Column("q_controls", "false discovery rate over all sets and compounds, of p_controls", "0 to 1"),
-            Column("smallest_p_controls", "the smallest p_controls that the number of wells allows", "0 to 1"),
-            _EDGE,
-            _NOTE,
+            Column("p", "permutation p of the shift against sets of DMSO wells of the same number", "0 to 1"),
+            Column("q", "false discovery rate over all sets and compounds, of p", "0 to 1"),
+            Column("smallest_p", "the smallest p that the number of wells allows", "0 to 1"),
+            *_OVER_GENES,
         ),
         key="compound_enrichment",
     ),

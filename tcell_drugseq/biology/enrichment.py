@@ -20,8 +20,7 @@ from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..counts.gene_sets import GeneSet
 from ..data.matrix import to_dense
-from ..latent.nulls import draw_sets
-from ..latent.shifts import find_centres, shift_wells
+from ..latent.hits import compound_p_values, find_centres, shift_wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -162,12 +161,8 @@ def enrich(
     )
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #f2fe98d0
-def well_signatures(
-    screen: AnnData,  # a screen or the results of a run: log-normalised X
-    compounds: Sequence[str] | None = None,  # only their wells, and the control wells; default: all
-    cfg: HitConfig = HitConfig(),  # centre_controls
-) -> pd.DataFrame:  # wells x genes, shift from plate-matched DMSO in SD of the control wells; no NaN
-    """Standardised shift of each well; raises `InputError` for compounds not there or fewer than two controls."""
+def _signatures(screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shift of each well that has a centre, and its expression as it is; wells x genes, both in units of a gene."""
     obs = cast(pd.DataFrame, screen.obs)
     name = obs["compound"].astype(str)
     control = obs["is_control"].to_numpy(bool)
@@ -185,8 +180,18 @@ def well_signatures(
         raise InputError(f"signatures: found {control.sum()} control wells to compare with, expected two or more")
     sd = np.sqrt((controls**2).mean(axis=0))
     unit = sd + np.median(sd)
-    signatures = np.divide(shifts[known], unit, out=np.zeros_like(shifts[known]), where=unit > 0)
-    return pd.DataFrame(signatures, obs.index[known], screen.var_names)
+    shifted, there = (np.divide(v, unit, out=np.zeros_like(v), where=unit > 0) for v in (shifts[known], x))
+    genes = screen.var_names
+    return pd.DataFrame(shifted, obs.index[known], genes), pd.DataFrame(there, obs.index, genes)
+
+
+def well_signatures(
+    screen: AnnData,  # a screen or the results of a run: log-normalised X
+    compounds: Sequence[str] | None = None,  # only their wells, and the control wells; default: all
+    cfg: HitConfig = HitConfig(),  # centre_controls
+) -> pd.DataFrame:  # wells x genes, shift from plate-matched DMSO in SD of the control wells; no NaN
+    """Standardised shift of each well; raises `InputError` for compounds not there or fewer than two controls."""
+    return _signatures(screen, compounds, cfg)[0]
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #795047de
 def compound_signatures(
@@ -201,17 +206,6 @@ def compound_signatures(
     return wells[treated].groupby(obs["compound"].astype(str)[treated].to_numpy()).mean().rename_axis("compound")
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #55e0c876
-def _against_controls(
-    own: np.ndarray,  # (r, S) score of each set in the compound's wells
-    controls: np.ndarray,  # (C, S) the same of the control wells
-    drawn: np.ndarray,  # of draw_sets
-) -> tuple[np.ndarray, float]:  # (S,) two-sided p; the smallest possible
-    """Permutation p of each set's mean score over wells."""
-    null = np.abs(drawn @ np.concatenate([controls, own]))
-    beyond = (null >= np.abs(own.sum(axis=0)) * (1 - 1e-9)).sum(axis=0)
-    return (1 + beyond) / (1 + len(drawn)), 1 / (1 + len(drawn))
-
-
 def _set_scores(wells: pd.DataFrame, sets: Mapping[str, Sequence[str] | GeneSet]) -> pd.DataFrame:
     """Mean signature of each set minus that of all genes: wells x sets; NaN for a set without a gene measured."""
     inside = np.array([wells.columns.isin(genes) for genes in _genes_of(sets).values()], float).T
@@ -219,11 +213,28 @@ def _set_scores(wells: pd.DataFrame, sets: Mapping[str, Sequence[str] | GeneSet]
     means = np.divide(wells.to_numpy() @ inside, size, out=np.full((len(wells), len(size)), np.nan), where=size > 0)
     return pd.DataFrame(means - wells.mean(axis=1).to_numpy()[:, None], wells.index, list(sets))
 
+
+def _over_wells(
+    scores: pd.DataFrame,  # wells x sets, not shifted
+    obs: pd.DataFrame,  # (wells,)
+    compounds: Sequence[str],
+    cfg: HitConfig,
+) -> pd.DataFrame:  # compound, set, p, smallest_p
+    """Permutation p of each set's score over wells."""
+    parts = [
+        compound_p_values(scores[[name]].to_numpy(), obs, cfg)
+        .loc[list(compounds), ["p", "smallest_p"]]
+        .assign(set=str(name))
+        for name in scores
+    ]
+    return pd.concat(parts).rename_axis("compound").reset_index()
+
 # %% ../../nbs/09_biology/01_enrichment.ipynb #85dc33cd
 _HIT_COLUMNS = (
-    "compound", "set", "genes", "size", "nes", "p", "q", "smallest_p",
-    "shift", "p_controls", "q_controls", "smallest_p_controls", "leading_edge", "note",
+    "compound", "set", "genes", "size", "shift", "p", "q", "smallest_p",
+    "nes", "p_genes", "q_genes", "smallest_p_genes", "leading_edge", "note",
 )  # fmt: skip
+_OVER_GENES = {"p": "p_genes", "q": "q_genes", "smallest_p": "smallest_p_genes"}
 
 
 def _called(results: AnnData) -> list[str]:
@@ -238,27 +249,29 @@ def enrich_hits(
     compounds: Sequence[str] | None = None,  # default: the hits of the run
     cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
     **kwargs,  # min_size, permutations, seed of `enrich`
-) -> pd.DataFrame:  # _HIT_COLUMNS; shift: of the set in SD of a gene; one row per compound and set, in that order
-    """Enrichment of each compound's signature, by genes and by wells; no rows where there is no hit."""
+) -> pd.DataFrame:  # _HIT_COLUMNS; shift: of the set in SD of a gene; by compound, in that order, smallest p first
+    """Enrichment of each compound's signature, by wells and by genes; no rows where there is no hit."""
     compounds = list(_called(results) if compounds is None else dict.fromkeys(compounds))
     if not compounds:
         return pd.DataFrame(columns=list(_HIT_COLUMNS))
-    wells = well_signatures(results, compounds, cfg)
-    name = results.obs["compound"].astype(str)[wells.index].to_numpy()
-    control = results.obs["is_control"].to_numpy(bool)[results.obs_names.get_indexer(wells.index)]
-    scores, parts, drawn = _set_scores(wells, sets), [], {}
-    for compound in compounds:
-        own = ~control & (name == compound)
-        r = int(own.sum())
-        if r not in drawn:
-            drawn[r] = draw_sets(int(control.sum()), r, cfg.hit_draws, np.random.default_rng([cfg.hit_seed, r]))
-        p, smallest = _against_controls(scores[own].to_numpy(), scores[control].to_numpy(), drawn[r])
-        beside = pd.DataFrame({"shift": scores[own].mean(), "p_controls": p, "smallest_p_controls": smallest})
-        part = enrich(wells[own].mean(), sets, **kwargs).join(beside, on="set")
-        parts.append(part.assign(compound=compound, p_controls=part["p_controls"].where(part["p"].notna())))
-    table = pd.concat(parts, ignore_index=True)
-    table["q"], table["q_controls"] = _fdr(table["p"]), _fdr(table["p_controls"])
-    return table.reindex(columns=list(_HIT_COLUMNS))
+    shifts, wells = _signatures(results, compounds, cfg)
+    obs, scores = cast(pd.DataFrame, results.obs).loc[wells.index], _set_scores(shifts, sets)
+    name = obs["compound"].astype(str)[shifts.index].to_numpy()
+    own = {c: ~obs["is_control"].loc[shifts.index].to_numpy(bool) & (name == c) for c in compounds}
+    parts = [enrich(shifts[at].mean(), sets, **kwargs).assign(compound=c) for c, at in own.items()]
+    table = pd.concat(parts, ignore_index=True).rename(columns=_OVER_GENES)
+    moved = {c: scores[at].mean() for c, at in own.items()}
+    table["shift"] = [moved[c][name] for c, name in zip(table["compound"], table["set"], strict=True)]
+    tested = table.loc[table["p_genes"].notna(), "set"].unique()
+    if len(tested):
+        of_wells = _over_wells(_set_scores(wells, sets)[list(tested)], obs, compounds, cfg)
+        table = table.merge(of_wells, how="left", on=["compound", "set"])
+        table.loc[table["p_genes"].isna(), ["p", "smallest_p"]] = np.nan
+    table = table.reindex(columns=list(_HIT_COLUMNS))
+    table["q"], table["q_genes"] = _fdr(table["p"]), _fdr(table["p_genes"])
+    place = {c: i for i, c in enumerate(compounds)}
+    order = pd.DataFrame({"c": table["compound"].map(place), "p": table["p"], "size": -table["shift"].abs()})
+    return table.loc[order.assign(set=table["set"]).sort_values(["c", "p", "size", "set"]).index].reset_index(drop=True)
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #c4a7e204
 def read_effects(
@@ -270,18 +283,56 @@ def read_effects(
     known = np.isfinite(effect) & (effect != 0)
     return effect[known] if known.any() else effect * 0.0 if effect.notna().all() else effect.where(known, 0.0)
 
+# %% ../../nbs/09_biology/01_enrichment.ipynb #b0800ba1
+def _over_correlated_genes(
+    effect: np.ndarray,  # (G,) signed
+    x: np.ndarray,  # (N, G) expression
+    inside: np.ndarray,  # (S, G) bool: genes of each set, some but not all
+) -> pd.DataFrame:  # effect (mean of the set minus mean of the others, in SD of a gene's effect), inflation, p
+    """CAMERA's test with the correlation of the genes over the wells."""
+    from scipy.stats import t as student
+
+    z = x - x.mean(axis=0)
+    z = z / np.where(varying := z.std(axis=0) > 0, z.std(axis=0), 1)
+    n, size, total = len(z), inside.sum(axis=1), int(varying.sum())
+    weight = np.where(inside, 1 / size[:, None], -1 / (inside.shape[1] - size)[:, None])
+    shared = (z.mean(axis=1) ** 2).mean()  # mean entry of R
+    freedom = total**2 / (((z @ z.T) / n) ** 2).sum()
+    sd = np.sqrt(effect.var() / max(1 - shared, 1 / total))
+    variance = ((z @ weight.T) ** 2).mean(axis=0)
+    apart = weight @ effect / sd
+    p = 2 * student.sf(np.abs(apart) / np.sqrt(variance), freedom)
+    return pd.DataFrame({"effect": apart, "inflation": variance / (weight**2).sum(axis=1), "p": p})
+
 # %% ../../nbs/09_biology/01_enrichment.ipynb #a005fa6a
+_MODEL_COLUMNS = (
+    "set", "genes", "size", "effect", "inflation", "p", "q",
+    "nes", "p_genes", "q_genes", "smallest_p_genes", "leading_edge", "note",
+)  # fmt: skip
+
+
 def enrich_importance(
-    results: AnnData,  # of a run, with gene importance in `var`
+    results: AnnData,  # of a run: log-normalised X, and gene importance in `var`
     sets: Mapping[str, Sequence[str] | GeneSet],  # name of the set -> genes
-    by: str = "effect_per_sd",  # column of `var`; importance_signed or importance (no direction) are the others
+    by: str = "effect_per_sd",  # column of `var`; importance_signed or importance are ranked only: no p, no q
     **kwargs,  # min_size, permutations, seed of `enrich`
-) -> pd.DataFrame:  # columns of `enrich`, and what was ranked: statistic, target
+) -> pd.DataFrame:  # _MODEL_COLUMNS, and what was ranked: statistic, target; smallest p first
     """Enrichment of the genes that the prediction leans on; raises `InputError` where no importance is known."""
     if by not in results.var:
         raise InputError(f"enrichment: found no gene importance {by!r}, expected results of a run")
     read = read_effects(results, by)
-    table = enrich(read, sets, **kwargs)
+    table = enrich(read, sets, **kwargs).rename(columns=_OVER_GENES).reindex(columns=list(_MODEL_COLUMNS))
     if len(read) < results.n_vars:
         table["note"] = table["note"].str.replace("genes measured", "genes read by the models")
+    tested = table["p_genes"].notna().to_numpy()
+    if by == "effect_per_sd" and tested.any():
+        known, x = _genes_of(sets), to_dense(results[:, read.index].X)
+        inside = np.array([read.index.isin(known[name]) for name in table["set"][tested]])
+        found = _over_correlated_genes(read.to_numpy(), x, inside)
+        table.loc[tested, list(found)] = found.to_numpy()
+        table["q"] = _fdr(table["p"])
+        strength = -table["nes"].abs()
+        table = (
+            table.assign(by=strength).sort_values(["p", "p_genes", "by", "set"], ignore_index=True).drop(columns="by")
+        )
     return table.assign(statistic=by, target=str(results.uns.get("importance_target", "")))

@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 __all__ = ['plot_enrichment', 'plot_hit_enrichment', 'plot_signatures', 'plot_volcano', 'plot_doses']
 
 # %% ../../nbs/09_biology/06_figures.ipynb #a7775ebb
-def _q_of(table: pd.DataFrame) -> str:
-    """The column that decides what may be claimed."""
-    return "q_controls" if "q_controls" in table else "q"
-
-
 def _area(q: pd.Series) -> np.ndarray:
     """Area of a dot: small at q = 1, largest from q = 1e-10."""
     return 12 + 14 * np.clip(-np.log10(np.maximum(q.to_numpy(float), 1e-12)), 0, 10)
@@ -72,16 +67,16 @@ def plot_enrichment(
     """Draw the NES of gene sets, dots by q."""
     if "compound" in table and table["compound"].nunique() > 1:
         raise InputError(f"plot_enrichment: found {table['compound'].nunique()} compounds, expected the rows of one")
-    shown = table[table["p"].notna()].sort_values(["p", "set"]).head(top).sort_values("nes", ascending=False)
+    shown = table[table["nes"].notna()].sort_values(["p", "set"]).head(top).sort_values("nes", ascending=False)
     fig, (ax,) = new_figure(height=1.2 + 0.24 * max(len(shown), 3))
-    place, q = np.arange(len(shown)), shown[_q_of(shown)]
+    place, q = np.arange(len(shown)), shown["q"]
     colour = np.where(shown["nes"] > 0, UP_COLOUR, DOWN_COLOUR)
     ax.axvline(0, color=GREY, lw=1)
     ax.hlines(place, 0, shown["nes"], color=colour, lw=1, alpha=0.5)
     ax.scatter(
         shown["nes"],
         place,
-        s=_area(shown["q"]),
+        s=_area(q.fillna(1)),
         c=np.where(q < 0.05, colour, "white"),
         edgecolors=colour.tolist(),
         zorder=3,
@@ -92,8 +87,8 @@ def plot_enrichment(
     ax.margins(x=0.08)
     if shown.empty:
         ax.text(0.5, 0.5, "no set could be tested", transform=ax.transAxes, ha="center")
-    over = "over wells" if _q_of(shown) == "q_controls" else "over genes"
-    _size_legend(ax, f"q over genes\n(filled: q {over} < 0.05)")
+    over = "over wells" if "compound" in table else "of correlated genes" if "q_genes" in table else "over genes"
+    _size_legend(ax, f"q {over}\n(filled: < 0.05)")
     return fig
 
 # %% ../../nbs/09_biology/06_figures.ipynb #b3e35dc4
@@ -107,17 +102,17 @@ def plot_hit_enrichment(
     table: pd.DataFrame,  # of enrich_hits
     top: int = 25,  # sets shown: claimed for most compounds, then smallest p
     compounds: int = 30,  # columns shown, in the order of the table
-) -> Figure:  # colour: NES; size: q over genes; a dark ring: q over wells < 0.05
+) -> Figure:  # colour: NES; size: q over wells, with a dark ring below 0.05
     """Draw which gene sets each hit moves."""
     columns = list(dict.fromkeys(table["compound"]))[:compounds]
     known = table[table["p"].notna() & table["compound"].isin(columns)]
-    claimed = (known["q_controls"] < 0.05).groupby(known["set"]).sum()
+    claimed = (known["q"] < 0.05).groupby(known["set"]).sum()
     order = pd.DataFrame({"claimed": -claimed, "p": known.groupby("set")["p"].min()}).rename_axis("set").reset_index()
     rows = order.sort_values(["claimed", "p", "set"])["set"].head(top).tolist()
     known = known[known["set"].isin(rows)]
     fig, (ax,) = new_figure(height=1.6 + 0.24 * max(len(rows), 6))
     at, place = known["compound"].map(columns.index).to_numpy(), known["set"].map(rows.index).to_numpy()
-    ring = (known["q_controls"] < 0.05).to_numpy()
+    ring = (known["q"] < 0.05).to_numpy()
     limit = max(known["nes"].abs().max(), 1) if len(known) else 1
     dots = ax.scatter(
         at, place, s=_area(known["q"]) * 0.7, c=known["nes"], cmap="vlag", vmin=-limit, vmax=limit,
@@ -134,7 +129,7 @@ def plot_hit_enrichment(
         ax.text(0.5, 0.5, "no hit, or no set could be tested", transform=ax.transAxes, ha="center")
     else:
         fig.colorbar(dots, ax=ax, label="NES", shrink=0.6, aspect=25)
-        ax.set_title("size: q over genes; ring: q over wells < 0.05", fontsize=9, loc="left")
+        ax.set_title("size: q over wells; ring: below 0.05", fontsize=9, loc="left")
     return fig
 
 # %% ../../nbs/09_biology/06_figures.ipynb #0fa1327c
