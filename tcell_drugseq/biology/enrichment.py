@@ -20,7 +20,8 @@ from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..counts.gene_sets import GeneSet
 from ..data.matrix import to_dense
-from ..latent.hits import compound_p_values, find_centres, shift_wells
+from ..latent.nulls import compound_p_values
+from ..latent.shifts import find_centres, shift_wells
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -30,23 +30,26 @@ if TYPE_CHECKING:
         plot_latent as plot_latent,
         plot_layout as plot_layout,
     )
-    from tcell_drugseq.latent.hits import (
-        compound_hits as compound_hits,
-        compound_p_values as compound_p_values,
-        control_distances as control_distances,
-        find_centres as find_centres,
-        fold_hits as fold_hits,
-        shift_wells as shift_wells,
-    )
+    from tcell_drugseq.latent.hits import compound_hits as compound_hits, fold_hits as fold_hits
     from tcell_drugseq.latent.next_plates import (
         layout_efficiency as layout_efficiency,
         next_layout as next_layout,
         retest_list as retest_list,
     )
+    from tcell_drugseq.latent.nulls import (
+        compound_p_values as compound_p_values,
+        draw_sets as draw_sets,
+        smallest_p_values as smallest_p_values,
+    )
+    from tcell_drugseq.latent.shifts import (
+        control_distances as control_distances,
+        find_centres as find_centres,
+        shift_wells as shift_wells,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["distances", "hits", "next_plates", "figures"],
+    submodules=["distances", "shifts", "nulls", "hits", "next_plates", "figures"],
     submod_attrs={
         "distances": [
             "add_distances",
@@ -59,7 +62,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "turn_onto",
         ],
         "figures": ["latent_coordinates", "latent_map", "plot_compounds", "plot_hits", "plot_latent", "plot_layout"],
-        "hits": ["compound_hits", "compound_p_values", "control_distances", "find_centres", "fold_hits", "shift_wells"],
+        "hits": ["compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
+        "nulls": ["compound_p_values", "draw_sets", "smallest_p_values"],
+        "shifts": ["control_distances", "find_centres", "shift_wells"],
     },
 )
