@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import logging
-from math import ceil
+from math import ceil, comb
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from .layout import what_lacks
-from ..base.defaults import RunConfig
+from ..base.defaults import HitConfig, RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..base.settings import InputError
 from ..base.tables import quote_some, several_spellings
-from ..latent.nulls import smallest_p_values
-from ..training.folds import make_folds
+from ..training.folds import deal_groups, trains_on_controls, well_groups
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,8 +26,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
-           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'null_wells',
-           'compound_floors', 'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power',
+           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'smallest_p',
+           'null_wells', 'compound_floors', 'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power',
            'audit_compound_plates', 'cramers_v', 'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
@@ -39,7 +38,7 @@ def wells_per_compound(
     return obs["compound"][~obs["is_control"].to_numpy(bool)].astype(str).value_counts()
 
 # %% ../../nbs/07_audit/04_design.ipynb #022f947b
-@audit("replicates", limits=["ranking"], cause="compounds lack replicates", todo="two wells or more of each compound")
+@audit("replicates", limits=["ranking"])
 def audit_replicates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -65,7 +64,7 @@ def audit_replicates(
     return [Finding(name, what, single, 0.0, status, said)]
 
 # %% ../../nbs/07_audit/04_design.ipynb #d4040d46
-@audit("spellings", limits=["ranking"], cause="a compound may have two names", todo="give it one")
+@audit("spellings", limits=["ranking"])
 def audit_spellings(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -83,7 +82,7 @@ def audit_spellings(
 MIN_CONTROLS = 2  # in the whole screen
 
 
-@audit("controls", forbids=ON_DISTANCES, cause="plates lack DMSO wells", todo="three or more on each plate")
+@audit("controls", forbids=ON_DISTANCES)
 def audit_controls(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -107,20 +106,38 @@ def audit_controls(
     status = "warn" if len(few) else "pass"
     return [Finding(name, "controls per plate", float(each.min()), float(wanted), status, said)]
 
+# %% ../../nbs/07_audit/04_design.ipynb #c56b566b
+def smallest_p(
+    n_controls: int,
+    n_wells: int,  # of a compound
+    cfg: HitConfig = HitConfig(),  # hit_draws
+) -> float:
+    """The smallest p-value that the permutation test of a compound can give."""
+    sets = comb(n_controls + n_wells, n_wells)
+    return 1 / (sets if sets <= cfg.hit_draws else 1 + cfg.hit_draws) if n_controls > 1 else float("nan")
+
 # %% ../../nbs/07_audit/04_design.ipynb #3b3e50cc
 def null_wells(
     screen: AnnData,  # a Screen
     cfg: RunConfig = RunConfig(),  # folds, split, plate correction
 ) -> list[np.ndarray]:  # (N,) bool for each null: treated wells that it judges, and its control wells
-    """The wells of each null of `fold_hits`; raises `InputError` where the screen can't be cut into folds."""
-    control, compound = screen.obs["is_control"].to_numpy(bool), screen.obs["compound"].astype(str)
+    """The wells of each null of `fold_hits`; raises `InputError` where the split gives no folds."""
+    control, everywhere = screen.obs["is_control"].to_numpy(bool), np.ones(screen.n_obs, bool)
     if cfg.train.folds == 1:
-        return [np.ones(screen.n_obs, bool)]
-    folds = make_folds(screen, cfg.train, cfg.correct.needs_controls)
-    home = np.sum([f.number * f.test for f in folds], axis=0)
-    if pd.Series(home[~control]).groupby(compound[~control].to_numpy()).nunique().gt(1).any():
-        return [np.ones(screen.n_obs, bool)]  # folds cut through compounds: one null for all
-    return [~f.seen & (control | f.test) for f in folds if (f.test & ~control).any()]
+        return [everywhere]
+    groups = well_groups(screen, cfg.train.split)
+    n_folds = min(cfg.train.folds or len(set(groups)), len(set(groups)))
+    if n_folds < 2:
+        raise InputError(f"split: column {cfg.train.split!r} has one group")
+    label = screen.obs["label"].to_numpy() if "label" in screen.obs else None
+    home = np.zeros(screen.n_obs, int)
+    for number, part in enumerate(deal_groups(groups, label, n_folds, cfg.train.seed), start=1):
+        home[part] = number
+    compound = screen.obs["compound"].astype(str).to_numpy()[~control]
+    if pd.Series(home[~control]).groupby(compound).nunique().gt(1).any():
+        return [everywhere]  # folds cut through compounds: one null for all
+    taught = trains_on_controls(screen, cfg.train, cfg.correct.needs_controls)
+    return [(home == n) | (control & (not taught)) for n in np.unique(home[~control])]
 
 # %% ../../nbs/07_audit/04_design.ipynb #694bde5e
 def compound_floors(
@@ -132,7 +149,7 @@ def compound_floors(
     for at in null_wells(screen, cfg):
         obs = cast(pd.DataFrame, screen.obs)[at]
         wells, n = wells_per_compound(obs), int(obs["is_control"].sum())
-        floors = smallest_p_values(obs, cfg.hits).reindex(wells.index)
+        floors = [smallest_p(n, int(r), cfg.hits) for r in wells]
         parts.append(pd.DataFrame({"wells": wells, "controls": n, "smallest_p": floors}, wells.index))
     return pd.concat(parts).sort_index()
 
@@ -152,9 +169,6 @@ def _typical_null(screen: AnnData, cfg: RunConfig) -> tuple[int, int, float, str
             float("nan"),
             f"{k} control wells are new to the model of a fold, {wanted} are needed: nothing can be called",
         )
-    if floors["smallest_p"].isna().all():
-        why = f"no compound has {cfg.hits.centre_controls} control wells on each of its plates: nothing can be called"
-        return r, k, float("nan"), why
     return r, k, float(floors["smallest_p"].median()), ""
 
 
@@ -263,12 +277,7 @@ def audit_power(
 LONE_PLATE = 0.1  # share of compounds
 
 
-@audit(
-    "compound and plate",
-    limits=ON_DISTANCES,
-    cause="compounds can't be told from plates",
-    todo="replicates on several plates",
-)
+@audit("compound and plate", limits=ON_DISTANCES)
 def audit_compound_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -308,7 +317,7 @@ def cramers_v(
     return float(min(1.0, np.sqrt(phi2 / max(min(rows, columns) - 1, 1e-9))))
 
 # %% ../../nbs/07_audit/04_design.ipynb #57eeebb9
-@audit("target and plate", limits=ON_TARGETS, cause="plates set the target", todo="every class or dose on every plate")
+@audit("target and plate", limits=ON_TARGETS)
 def audit_plate_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['MIN_PAIRS', 'MIX_FAIL', 'MIX_WARN', 'SETTLED', 'BETTER', 'BATCH_FAIL', 'BATCH_WARN', 'MIN_MATES', 'plate_grids',
-           'mixup_witnesses', 'placement_z', 'chance_of_fit', 'LabelFit', 'Alternative', 'weigh_alternatives',
-           'batch_gains', 'audit_exchanged_plates', 'audit_turned_plates', 'audit_shifted_rows']
+__all__ = ['MIN_PAIRS', 'FOLLOWS', 'BY_PLACE', 'MIX_FAIL', 'MIX_WARN', 'SETTLED', 'BETTER', 'EACH', 'PLACED', 'BATCH_FAIL',
+           'BATCH_WARN', 'MIN_MATES', 'ALIKE', 'plate_grids', 'mixup_witnesses', 'placement_z', 'chance_of_fit',
+           'LabelFit', 'mixup_fits', 'Alternative', 'Weighed', 'weigh_suspicions', 'weigh_alternatives', 'batch_gains',
+           'audit_exchanged_plates', 'audit_turned_plates', 'audit_shifted_rows']
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #66b22fe8
 _FORMATS = ((2, 3), (4, 6), (8, 12), (16, 24), (32, 48))  # rows, columns
@@ -96,20 +97,36 @@ def chance_of_fit(
     return float((1 + (drawn >= -1e-9).sum()) / (1 + draws))
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #e8cc019a
+class _Sums:
+    """Sums of wells by key and plate."""
+
+    def __init__(self, x: np.ndarray, key: np.ndarray, plate: np.ndarray):
+        self.key = pd.factorize(key)[0]
+        shape = (self.key.max() + 1, plate.max() + 1)
+        self.sums, self.wells = np.zeros((*shape, x.shape[1])), np.zeros(shape)
+        np.add.at(self.sums, (self.key, plate), x)
+        np.add.at(self.wells, (self.key, plate), 1)
+        self.total, self.n = self.sums.sum(axis=1), self.wells.sum(axis=1)
+
+    def without(self, wells: np.ndarray, left_out: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """(n, d) sum and (n,) number of the wells that have the keys of `wells`, on the other plates."""
+        key = self.key[wells]
+        at = (key[:, None], np.unique(np.array(left_out, int)))
+        return self.total[key] - self.sums[at].sum(axis=1), self.n[key] - self.wells[at].sum(axis=1)
+
+
 class LabelFit:
-    """Agreement of wells with the compounds of other wells' labels."""
+    """Agreement of wells with the other wells of a label."""
 
     def __init__(
         self,
         x: np.ndarray,  # (N, d) of mixup_witnesses
-        compound: np.ndarray,  # (N,)
+        key: np.ndarray,  # (N,) what a label says: the compound
         plate: np.ndarray,  # (N,) number of the plate
+        apart: np.ndarray | None = None,  # (N,) wells that share this with the label do not testify
     ):
-        self.x, self.compound = x, pd.factorize(compound)[0]
-        shape = (self.compound.max() + 1, plate.max() + 1)
-        self.sums, self.wells = np.zeros((*shape, x.shape[1])), np.zeros(shape)
-        np.add.at(self.sums, (self.compound, plate), x)
-        np.add.at(self.wells, (self.compound, plate), 1)
+        self.x, self.same = x, _Sums(x, key, plate)
+        self.apart = None if apart is None else _Sums(x, apart, plate)
 
     def table(
         self,
@@ -118,68 +135,205 @@ class LabelFit:
         left_out: tuple[int, ...],  # plates that do not testify
     ) -> np.ndarray:  # (n, n)
         """Agreement of each of `wells` with each of `labels`, as far as other plates know the compound."""
-        testify = np.setdiff1d(np.arange(self.wells.shape[1]), left_out)
-        n = self.wells[:, testify].sum(axis=1)
-        mean = self.sums[:, testify].sum(axis=1) / (n + 1)[:, None]
         both = (wells >= 0) & (labels >= 0)
-        measured, said = wells[both], self.compound[labels[both]]
-        known = n[said] > 0
-        return self.x[measured[known]] @ mean[said[known]].T
+        measured, said = wells[both], labels[both]
+        total, n = self.same.without(said, left_out)
+        if self.apart is not None:
+            part, k = self.apart.without(said, left_out)
+            total, n = total - part, n - k
+        known = n > 0
+        return self.x[measured[known]] @ (total[known] / (n[known] + 1)[:, None]).T
+
+# %% ../../nbs/07_audit/03_mixups.ipynb #bbe3a053
+FOLLOWS = 1.0  # SD; fit by place of the lower quartile of the plates
+BY_PLACE = " by place"  # end of the names of such witnesses
+
+
+def mixup_fits(
+    screen: AnnData,  # a Screen with plates
+    grids: np.ndarray,  # of plate_grids
+) -> dict[str, LabelFit]:  # by witness: expression and scores by compound, and by place where they follow it
+    """The fits that testify for or against other labels."""
+    obs = screen.obs
+    plate = pd.factorize(obs["plate"].astype(str), sort=True)[0]
+    compound = np.where(obs["is_control"].to_numpy(bool), "", obs["compound"].astype(str)).astype(object)
+    batch = obs["batch"].astype(str).to_numpy(object) if "batch" in obs else np.full(len(obs), "", object)
+    place, found = obs["row"].astype(str).to_numpy(object) + "_" + obs["column"].astype(str).to_numpy(object), {}
+    for witness, x in mixup_witnesses(screen).items():
+        by_place = LabelFit(x, batch + "_" + place, plate)
+        z = np.array([placement_z(by_place.table(grid, grid, (p,))) for p, grid in enumerate(grids)])
+        follows = np.isfinite(z).any() and np.nanquantile(z, 0.25) >= FOLLOWS
+        found[witness] = LabelFit(x, compound, plate, compound + "_" + place if follows else None)
+        found |= {witness + BY_PLACE: by_place} if follows else {}
+    return found
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #332130e5
-MIX_FAIL, MIX_WARN = 0.01, 0.05  # p, corrected for the alternatives
-SETTLED, BETTER = 3.1, 2.0  # SD
+MIX_FAIL, MIX_WARN = 0.002, 0.01  # p, corrected for the alternatives
+SETTLED, BETTER, EACH, PLACED = 3.1, 2.0, 1.0, 3.0  # SD
 
 
 class Alternative(NamedTuple):
     """Other labels for the wells of one or two plates."""
 
+    kind: str  # exchanged, turned or shifted
     said: str  # in words: what happened if these labels are right
-    own: list[np.ndarray]  # tables under the labels as written, one per plate
-    other: list[np.ndarray]  # tables under the other labels
+    plates: tuple[int, ...]  # numbers of the plates
+    labels: list[np.ndarray]  # grids of the wells whose labels these plates are given, one per plate
+
+    def z_of_plates(
+        self,
+        fit: LabelFit,
+        grids: np.ndarray,  # of plate_grids
+        left_out: tuple[int, ...] = (),  # further plates that do not testify
+    ) -> list[float]:  # NaN where it can't be seen
+        """How well each plate fits the other labels."""
+        out = (*self.plates, *left_out)
+        return [placement_z(fit.table(grids[p], g, out)) for p, g in zip(self.plates, self.labels, strict=True)]
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #1a44b6cf
-def _z(tables: list[np.ndarray]) -> float:
+_FIRST = 1_000  # random orders, before the tail is counted
+
+
+def _join(z: list[float]) -> float:
     """One z for all plates of an alternative."""
-    return float(np.sum([placement_z(a) for a in tables]) / np.sqrt(len(tables)))
+    return float(np.sum(z) / np.sqrt(len(z)))
+
+
+class Weighed:
+    """What one witness says about all alternatives."""
+
+    def __init__(
+        self,
+        fit: LabelFit,
+        alternatives: list[Alternative],
+        grids: np.ndarray,  # of plate_grids
+        seed: int,
+        better_by: float = BETTER,  # SD
+    ):
+        written: dict[tuple, list[float]] = {}
+        own = []
+        for a in alternatives:  # as written, for the wells that have other labels as well
+            labels = [np.where(g >= 0, grids[p], -1) for p, g in zip(a.plates, a.labels, strict=True)]
+            key = (a.plates, *(g.tobytes() for g in labels))
+            if key not in written:
+                written[key] = a._replace(labels=labels).z_of_plates(fit, grids)
+            own.append(written[key])
+        other = [a.z_of_plates(fit, grids) for a in alternatives]
+        self.gain = np.array([min(np.subtract(b, a)) for a, b in zip(own, other, strict=True)])
+        self.own = np.array([_join(z) for z in own])
+        self.other = np.array([_join(z) for z in other])
+        self.seen = np.isfinite(self.own) & np.isfinite(self.other)
+        self.open = self.seen & ~((self.own >= SETTLED) & (self.own >= self.other))
+        better, m = self.open & (self.other >= np.fmax(self.own + better_by, 2)), int(self.open.sum())
+        self.p, rng = np.ones(len(alternatives)), np.random.default_rng(seed)
+        for i in [i for i in np.argsort(-self.other) if better[i]][:3]:
+            a = alternatives[i]
+            tables = [fit.table(grids[p], g, a.plates) for p, g in zip(a.plates, a.labels, strict=True)]
+            p = chance_of_fit(tables, _FIRST, rng)
+            if p < 6 / _FIRST:
+                p = chance_of_fit(tables, int(np.clip(2_000 * m, 10_000, 200_000)), rng)
+            self.p[i] = min(1.0, m * p)
+
+    @property
+    def against(self) -> np.ndarray:  # bool, by alternative
+        """Whether the labels as written fit well, and clearly better."""
+        return self.seen & (self.own >= SETTLED) & (self.own >= self.other + BETTER)
+
+# %% ../../nbs/07_audit/03_mixups.ipynb #232517f2
+def weigh_suspicions(
+    fits: dict[str, LabelFit],  # of mixup_fits
+    weighed: dict[str, Weighed],  # of the same
+    alternatives: list[Alternative],
+    grids: np.ndarray,  # of plate_grids
+) -> dict[int, list[int] | None]:  # suspected alternative -> rivals that can't be told from it; None: contradicted
+    """Which suspicions are accusations: those without a rival."""
+    who = {i: [w for w, x in weighed.items() if x.p[i] <= MIX_WARN] for i in range(len(alternatives))}
+    who = {i: witnesses for i, witnesses in who.items() if witnesses}
+    clear = [
+        i
+        for i, w in who.items()
+        if any(weighed[v].gain[i] >= EACH for v in w) and not any(x.against[i] for x in weighed.values())
+    ]
+    placed = {i for i in clear if any(w.endswith(BY_PLACE) for w in who[i])}
+    found: dict[int, list[int] | None] = {i: None for i in who if i not in clear}
+    for i in clear:
+        found[i], mine = [], max(weighed[w].other[i] for w in who[i])
+        for j in who:  # contradicted or not: it may explain the same evidence
+            if j == i or (i in placed and j not in placed):
+                continue
+            shared = set(alternatives[i].plates) & set(alternatives[j].plates)
+            if shared:
+                rival = max(weighed[w].other[j] for w in who[j]) > mine - BETTER
+            else:
+                left = [_join(alternatives[i].z_of_plates(fits[w], grids, alternatives[j].plates)) for w in who[i]]
+                rival = not max(left) >= SETTLED
+            found[i] += [j] if rival else []
+    return found
+
+# %% ../../nbs/07_audit/03_mixups.ipynb #0c70fc77
+def _accuse(
+    x: Weighed, suspicions: dict[int, list[int] | None], alternatives: list[Alternative], mine: np.ndarray
+) -> tuple[str, str]:
+    """Status and words of one witness about the alternatives `mine`; empty if it suspects none of them."""
+    mine = mine & (x.p <= MIX_WARN)
+    sure = [i for i in np.flatnonzero(mine) if suspicions[i] == []]
+    split = [i for i in np.flatnonzero(mine) if suspicions[i]]
+    status = judge(min(x.p[sure + split], default=1.0), MIX_WARN, MIX_FAIL, high_is_bad=False)
+    if sure:
+        said = "; ".join(f"{alternatives[i].said} (z {x.other[i]:.1f}, as labelled {x.own[i]:.1f})" for i in sure)
+        return status, f"other labels fit better: {said}"
+    if split:
+        rivals = sorted({i for i in split} | {j for i in split for j in suspicions[i] or []})
+        either = ", or ".join(alternatives[i].said for i in rivals)
+        return status, f"something is mixed up, and which can't be said: {either}"
+    return (
+        ("warn", "something is mixed up, and which can't be said: witnesses contradict each other")
+        if mine.any()
+        else ("", "")
+    )
 
 
 def weigh_alternatives(
     audit: str,
-    tested: str,  # the witness
+    kind: str,  # exchanged, turned or shifted: what the findings are about; the others are rivals
+    fits: dict[str, LabelFit],  # of mixup_fits
     alternatives: list[Alternative],
+    grids: np.ndarray,  # of plate_grids
     seed: int,
-) -> Finding:
-    """Does any alternative fit better than the labels, and better than chance allows?"""
-    z = np.array([[_z(x.own), _z(x.other)] for x in alternatives]).reshape(-1, 2)
-    seen = np.isfinite(z).all(axis=1)
-    if not seen.any():
-        return not_testable(
-            audit, tested, "too few wells have a replicate on other plates: wrong labels would not show"
-        )
-    open_ = seen & ~((z[:, 0] >= SETTLED) & (z[:, 0] >= z[:, 1]))
-    better, m, rng = open_ & (z[:, 1] >= z[:, 0] + BETTER), int(open_.sum()), np.random.default_rng(seed)
-    p, best = np.ones(len(z)), [i for i in np.argsort(-z[:, 1]) if better[i] and z[i, 1] > 2][:3]
-    for i in best:
-        p[i] = min(1.0, m * chance_of_fit(alternatives[i].other, int(np.clip(400 * m, 4_000, 100_000)), rng))
-    status = judge(p.min(), MIX_WARN, MIX_FAIL, high_is_bad=False)
-    if status == "pass" and m > seen.sum() / 2:
-        return not_testable(audit, tested, "replicates agree too little: wrong labels would not show")
-    said = f"{seen.sum() - m} of {seen.sum()} alternatives are ruled out by replicates, and no other fits better"
-    if status != "pass":
-        guilty = [i for i in best if p[i] <= {"fail": MIX_FAIL, "warn": MIX_WARN}[status]]
-        said = "; ".join(f"{alternatives[i].said} (z {z[i, 1]:.1f}, as labelled {z[i, 0]:.1f})" for i in guilty)
-        said = f"replicates agree better with other labels: {said}"
-    return Finding(audit, tested, float(p.min()), MIX_FAIL, status, said)
+) -> list[Finding]:  # one per witness
+    """Does any alternative fit better than the labels, better than chance allows, and alone?"""
+    by = {w: PLACED if w.endswith(BY_PLACE) else BETTER for w in fits}
+    weighed = {w: Weighed(fit, alternatives, grids, seed, by[w]) for w, fit in fits.items()}
+    suspicions, found = weigh_suspicions(fits, weighed, alternatives, grids), []
+    mine = np.array([a.kind == kind for a in alternatives], bool)
+    for witness, x in weighed.items():
+        seen, open_ = int((x.seen & mine).sum()), int((x.open & mine).sum())
+        status, said = _accuse(x, suspicions, alternatives, mine) if seen else ("", "")
+        if not seen:
+            why = "replicates stand in one place, which the measurement follows" if fits[witness].apart else ""
+            why = why or "too few wells have a replicate on other plates"
+            found.append(not_testable(audit, witness, f"{why}: wrong labels would not show"))
+        elif not status and open_ > seen / 2:
+            found.append(
+                not_testable(audit, witness, "wells agree too little with other plates: wrong labels would not show")
+            )
+        else:
+            said = said or f"{seen - open_} of {seen} alternatives are ruled out, and no other fits better"
+            p = float(x.p[mine].min()) if status else 1.0
+            found.append(Finding(audit, witness, p, MIX_FAIL, status or "pass", said))
+    return found
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #2056e5ef
-BATCH_FAIL, BATCH_WARN = 0.6, 0.3  # gain in correlation of both plates
+BATCH_FAIL, BATCH_WARN = 0.4, 0.3  # gain in correlation of both plates
 MIN_MATES = 2  # further plates in either batch
+ALIKE = 0.2  # upper quartile of the correlations of plates with their batch, below which batches don't show
 
 
 def batch_gains(
     screen: AnnData,  # a Screen with plate and batch
-) -> pd.DataFrame:  # one row per pair of plates of two batches: plate, other, gain (the lower of the two)
+) -> (
+    pd.DataFrame
+):  # one row per pair of plates of two batches: plate, other, gain (the lower of the two), alike (own batch)
     """How much more the plates of each pair look like the other's batch than like their own."""
     x = to_dense(screen.X)
     x = x - x.mean(axis=0)
@@ -196,9 +350,9 @@ def batch_gains(
             continue
         like = [m[at].mean(axis=0) for at in mates]
         r = np.array([[_corr(m[p], other) for other in like] for p in (a, b)])
-        gain = min(r[0, 1] - r[0, 0], r[1, 0] - r[1, 1])
-        rows.append({"plate": means.index[a], "other": means.index[b], "gain": gain})
-    return pd.DataFrame(rows, columns=["plate", "other", "gain"])
+        gain = min(r[0, 1] - max(r[0, 0], 0), r[1, 0] - max(r[1, 1], 0))
+        rows.append({"plate": means.index[a], "other": means.index[b], "gain": gain, "alike": max(r[0, 0], r[1, 1])})
+    return pd.DataFrame(rows, columns=["plate", "other", "gain", "alike"])
 
 
 def _corr(a: np.ndarray, b: np.ndarray) -> float:
@@ -211,8 +365,9 @@ def _batch_finding(name: str, screen: AnnData) -> Finding:
     """Do two plates look like each other's batch?"""
     lacks = what_lacks(cast(pd.DataFrame, screen.obs), "plate", "batch")
     gains = pd.DataFrame() if lacks else batch_gains(screen)
-    if gains.empty:
+    if gains.empty or gains["alike"].median() < ALIKE:
         why = lacks or "there are no two batches of three plates"
+        why = why if gains.empty else "plates of one batch are not alike"
         return not_testable(name, "batches", f"{why}: a plate of another batch would not show")
     worst: Any = gains.loc[gains["gain"].idxmax()]  # one row
     status = judge(worst["gain"], BATCH_WARN, BATCH_FAIL)
@@ -223,8 +378,9 @@ def _batch_finding(name: str, screen: AnnData) -> Finding:
 
 def _label_findings(
     name: str,
+    kind: str,
     screen: AnnData,
-    alternatives,  # of a LabelFit, grids and names of plates
+    makers,  # of alternatives, from grids and names of plates
     seed: int,
 ) -> list[Finding]:
     """One finding per witness."""
@@ -232,61 +388,37 @@ def _label_findings(
     if laid is None:
         lacks = what_lacks(cast(pd.DataFrame, screen.obs), "plate", "position") or "no position is a number"
         return [not_testable(name, "expression", f"{lacks}: wrong labels would not show")]
-    compound = np.where(screen.obs["is_control"].to_numpy(bool), "", screen.obs["compound"].astype(str))
-    plate, found = pd.factorize(screen.obs["plate"].astype(str), sort=True)[0], []
-    for witness, x in mixup_witnesses(screen).items():
-        fit = LabelFit(x, compound, plate)
-        found.append(weigh_alternatives(name, witness, alternatives(fit, *laid), seed))
-    return found
+    alternatives = [a for make in makers for a in make(*laid)]
+    return weigh_alternatives(name, kind, mixup_fits(screen, laid[0]), alternatives, laid[0], seed)
 
 
-def _exchanges(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternative]:
+def _exchanges(grids: np.ndarray, names: list[str]) -> list[Alternative]:
     """Two plates whose names were exchanged."""
-    found = []
-    for a, b in combinations(range(len(grids)), 2):
-        own = [fit.table(grids[p], grids[p], (a, b)) for p in (a, b)]
-        other = [fit.table(grids[p], grids[q], (a, b)) for p, q in ((a, b), (b, a))]
-        found.append(Alternative(f"{names[a]} and {names[b]} are exchanged", own, other))
-    return found
+    return [
+        Alternative("exchanged", f"{names[a]} and {names[b]} are exchanged", (a, b), [grids[b], grids[a]])
+        for a, b in combinations(range(len(grids)), 2)
+    ]
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #ebb92f5a
-@audit(
-    "plates exchanged",
-    forbids=ON_DISTANCES,
-    limits=ON_TARGETS,
-    cause="plates may be mixed up",
-    todo="check the plate map",
-)
+@audit("plates exchanged", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_exchanged_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
 ) -> list[Finding]:  # one per witness, and one for batches
     """Do two plates fit each other's labels, or batch, better than their own?"""
     name = "plates exchanged"
-    found = _label_findings(name, screen, _exchanges, seed)
+    found = _label_findings(name, "exchanged", screen, [_exchanges], seed)
     return [*found, _batch_finding(name, screen)]
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #0171e8d9
-def _turns(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternative]:
+def _turns(grids: np.ndarray, names: list[str]) -> list[Alternative]:
     """Each plate turned or mirrored."""
     found = []
     for p, grid in enumerate(grids):
-        own = [fit.table(grid, grid, (p,))]
         ways = {"turned by 180 degrees": grid[::-1, ::-1], "mirrored left to right": grid[:, ::-1]}
         ways["mirrored top to bottom"] = grid[::-1]
-        found += [Alternative(f"{names[p]} is {w}", own, [fit.table(grid, g, (p,))]) for w, g in ways.items()]
+        found += [Alternative("turned", f"{names[p]} is {way}", (p,), [labels]) for way, labels in ways.items()]
     return found
-
-
-@audit(
-    "plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS, cause="a plate may be turned", todo="check the plate map"
-)
-def audit_turned_plates(
-    screen: AnnData,  # a Screen
-    seed: int = 614,  # of the random orders
-) -> list[Finding]:  # one per witness
-    """Does a plate fit its labels better when it is turned or mirrored?"""
-    return _label_findings("plates turned", screen, _turns, seed)
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #c8e916f4
 def _moved(grid: np.ndarray, by: int, axis: int) -> np.ndarray:
@@ -296,23 +428,30 @@ def _moved(grid: np.ndarray, by: int, axis: int) -> np.ndarray:
     return moved
 
 
-def _shifts(fit: LabelFit, grids: np.ndarray, names: list[str]) -> list[Alternative]:
+def _shifts(grids: np.ndarray, names: list[str]) -> list[Alternative]:
     """Each plate one row or column off."""
     ways = {"one row down": (1, 0), "one row up": (-1, 0), "one column to the right": (1, 1)}
     ways["one column to the left"] = (-1, 1)
-    found = []
-    for p, grid in enumerate(grids):
-        own = [fit.table(grid, grid, (p,))]
-        for way, (by, axis) in ways.items():
-            other = [fit.table(grid, _moved(grid, by, axis), (p,))]
-            found.append(Alternative(f"on {names[p]} everything is {way}", own, other))
-    return found
+    return [
+        Alternative("shifted", f"on {names[p]} everything is {way}", (p,), [_moved(grid, by, axis)])
+        for p, grid in enumerate(grids)
+        for way, (by, axis) in ways.items()
+    ]
 
 
-@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS, cause="rows may be shifted", todo="check the plate map")
+@audit("plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS)
+def audit_turned_plates(
+    screen: AnnData,  # a Screen
+    seed: int = 614,  # of the random orders
+) -> list[Finding]:  # one per witness
+    """Does a plate fit its labels better when it is turned or mirrored?"""
+    return _label_findings("plates turned", "turned", screen, [_turns, _shifts], seed)
+
+
+@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS)
 def audit_shifted_rows(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
 ) -> list[Finding]:  # one per witness
     """Does a plate fit the labels of its neighbour row or column better than its own?"""
-    return _label_findings("rows shifted", screen, _shifts, seed)
+    return _label_findings("rows shifted", "shifted", screen, [_turns, _shifts], seed)
