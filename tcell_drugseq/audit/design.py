@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import logging
-from math import ceil, comb
+from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from .layout import what_lacks
-from ..base.defaults import HitConfig, RunConfig
+from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..base.settings import InputError
 from ..base.tables import quote_some, several_spellings
+from ..latent.nulls import smallest_p_values
 from ..training.folds import deal_groups, trains_on_controls, well_groups
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
-           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'smallest_p',
-           'null_wells', 'compound_floors', 'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power',
+           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'null_wells',
+           'compound_floors', 'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power',
            'audit_compound_plates', 'cramers_v', 'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
@@ -38,7 +39,7 @@ def wells_per_compound(
     return obs["compound"][~obs["is_control"].to_numpy(bool)].astype(str).value_counts()
 
 # %% ../../nbs/07_audit/04_design.ipynb #022f947b
-@audit("replicates", limits=["ranking"])
+@audit("replicates", limits=["ranking"], cause="compounds lack replicates", todo="two wells or more of each compound")
 def audit_replicates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -64,7 +65,7 @@ def audit_replicates(
     return [Finding(name, what, single, 0.0, status, said)]
 
 # %% ../../nbs/07_audit/04_design.ipynb #d4040d46
-@audit("spellings", limits=["ranking"])
+@audit("spellings", limits=["ranking"], cause="a compound may have two names", todo="give it one")
 def audit_spellings(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -82,7 +83,7 @@ def audit_spellings(
 MIN_CONTROLS = 2  # in the whole screen
 
 
-@audit("controls", forbids=ON_DISTANCES)
+@audit("controls", forbids=ON_DISTANCES, cause="plates lack DMSO wells", todo="three or more on each plate")
 def audit_controls(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -105,16 +106,6 @@ def audit_controls(
         said += ": the shift of such a plate can't be told from an effect"
     status = "warn" if len(few) else "pass"
     return [Finding(name, "controls per plate", float(each.min()), float(wanted), status, said)]
-
-# %% ../../nbs/07_audit/04_design.ipynb #c56b566b
-def smallest_p(
-    n_controls: int,
-    n_wells: int,  # of a compound
-    cfg: HitConfig = HitConfig(),  # hit_draws
-) -> float:
-    """The smallest p-value that the permutation test of a compound can give."""
-    sets = comb(n_controls + n_wells, n_wells)
-    return 1 / (sets if sets <= cfg.hit_draws else 1 + cfg.hit_draws) if n_controls > 1 else float("nan")
 
 # %% ../../nbs/07_audit/04_design.ipynb #3b3e50cc
 def null_wells(
@@ -149,7 +140,7 @@ def compound_floors(
     for at in null_wells(screen, cfg):
         obs = cast(pd.DataFrame, screen.obs)[at]
         wells, n = wells_per_compound(obs), int(obs["is_control"].sum())
-        floors = [smallest_p(n, int(r), cfg.hits) for r in wells]
+        floors = smallest_p_values(obs, cfg.hits).reindex(wells.index)
         parts.append(pd.DataFrame({"wells": wells, "controls": n, "smallest_p": floors}, wells.index))
     return pd.concat(parts).sort_index()
 
@@ -169,6 +160,9 @@ def _typical_null(screen: AnnData, cfg: RunConfig) -> tuple[int, int, float, str
             float("nan"),
             f"{k} control wells are new to the model of a fold, {wanted} are needed: nothing can be called",
         )
+    if floors["smallest_p"].isna().all():
+        why = f"no compound has {cfg.hits.centre_controls} control wells on each of its plates: nothing can be called"
+        return r, k, float("nan"), why
     return r, k, float(floors["smallest_p"].median()), ""
 
 
@@ -277,7 +271,12 @@ def audit_power(
 LONE_PLATE = 0.1  # share of compounds
 
 
-@audit("compound and plate", limits=ON_DISTANCES)
+@audit(
+    "compound and plate",
+    limits=ON_DISTANCES,
+    cause="compounds can't be told from plates",
+    todo="replicates on several plates",
+)
 def audit_compound_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -317,7 +316,7 @@ def cramers_v(
     return float(min(1.0, np.sqrt(phi2 / max(min(rows, columns) - 1, 1e-9))))
 
 # %% ../../nbs/07_audit/04_design.ipynb #57eeebb9
-@audit("target and plate", limits=ON_TARGETS)
+@audit("target and plate", limits=ON_TARGETS, cause="plates set the target", todo="every class or dose on every plate")
 def audit_plate_targets(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used

@@ -400,7 +400,13 @@ def _exchanges(grids: np.ndarray, names: list[str]) -> list[Alternative]:
     ]
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #ebb92f5a
-@audit("plates exchanged", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "plates exchanged",
+    forbids=ON_DISTANCES,
+    limits=ON_TARGETS,
+    cause="plates may be mixed up",
+    todo="check the plate map",
+)
 def audit_exchanged_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
@@ -439,7 +445,9 @@ def _shifts(grids: np.ndarray, names: list[str]) -> list[Alternative]:
     ]
 
 
-@audit("plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit(
+    "plates turned", forbids=ON_DISTANCES, limits=ON_TARGETS, cause="a plate may be turned", todo="check the plate map"
+)
 def audit_turned_plates(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
@@ -448,7 +456,7 @@ def audit_turned_plates(
     return _label_findings("plates turned", "turned", screen, [_turns, _shifts], seed)
 
 
-@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS)
+@audit("rows shifted", forbids=ON_DISTANCES, limits=ON_TARGETS, cause="rows may be shifted", todo="check the plate map")
 def audit_shifted_rows(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the random orders
