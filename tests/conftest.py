@@ -62,7 +62,7 @@ def make_hostile_report(root: Path) -> Path:
     screen.var_names = [HOSTILE["gene"], *screen.var_names[1:]]
     screen.obsm["scores"] = screen.obsm["scores"].set_axis([HOSTILE["score"], "Tscore", "Pseudotime"], axis=1)
     write_bundle(screen, root / HOSTILE["folder"])
-    brief = {"epochs": 2, "d_model": 16, "folds": 2, "compare_draws": 100, "hit_draws": 500, "num_threads": 1}
+    brief = {"epochs": 2, "d_model": 16, "folds": 2, "hit_draws": 500, "num_threads": 1}
     brief |= {"n_members": 2, "hit_bootstrap": 100, "set_permutations": 100, "biology_top": 3}
     params = {"data_dir": str(root / HOSTILE["folder"]), **brief}
     return run_report("hostile", params, root / "reports")

@@ -41,7 +41,7 @@ FAULTS, COMMANDS = ("SIGKILL", "SIGTERM", "full disk"), ("run", "screen", "repor
 COLUMNS = ("fault", "command", "trial", "share", "moment", "struck", "code", "again", "checked", "ok", "reason", "said")
 MARK = "FAULT_TRIAL"  # environment variable by which the processes of a trial are known
 PATIENCE = 600  # seconds after which a call counts as hanging
-SETTINGS = {"epochs": 10, "folds": 2, "n_members": 1, "d_model": 16, "hit_draws": 500, "compare_draws": 100}
+SETTINGS = {"epochs": 10, "folds": 2, "n_members": 1, "d_model": 16, "hit_draws": 500}
 SETTINGS |= {"hit_bootstrap": 100, "num_threads": 1, "baselines": False, "check_importance": False, "biology": False}
 RUN = """
 from tcell_drugseq.base.defaults import RunConfig

@@ -98,7 +98,7 @@ def clean_inputs(folder: Path) -> Path:
     screen.layers["counts"] = csr_matrix(screen.layers["counts"])
     screen.write_h5ad(folder / "sparse.h5ad")
     brief = {"epochs": 1, "d_model": 8, "folds": 2, "n_members": 1, "baselines": False, "biology": False}
-    brief |= {"check_importance": False, "compare_draws": 100, "hit_draws": 200, "hit_bootstrap": 100}
+    brief |= {"check_importance": False, "hit_draws": 200, "hit_bootstrap": 100}
     run(with_leaves(RunConfig(), brief | {"data_dir": str(folder / "bundle"), "out_dir": str(folder / "run")}))
     return folder
 
@@ -531,7 +531,7 @@ def _(rng, folder):
 
 def predict(folder: Path) -> list[str]:
     args = ["predict", "--model_path", str(folder / "run" / "model.pt"), "--data_dir", str(folder / "bundle")]
-    brief = ["--no_baselines", "--no_check_importance", "--no_biology", "--compare_draws", "100", "--hit_draws", "200"]
+    brief = ["--no_baselines", "--no_check_importance", "--no_biology", "--hit_draws", "200"]
     return [*args, *brief, "--hit_bootstrap", "100", "--out_dir", str(folder / "predicted")]
 
 

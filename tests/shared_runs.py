@@ -78,7 +78,7 @@ def tiny_run(data: Path, out: Path):
 
     write_simulation(simulate_screen(SimConfig(n_plates=1, n_compounds=20, n_controls=12, n_genes=120)), data)
     brief = {"epochs": 1, "folds": 2, "n_members": 1, "d_model": 8, "hit_draws": 100, "hit_bootstrap": 100}
-    brief |= {"biology": False, "baselines": False, "check_importance": False, "compare_draws": 100, "num_threads": 1}
+    brief |= {"biology": False, "baselines": False, "check_importance": False, "num_threads": 1}
     cfg = with_leaves(RunConfig(), brief | {"data_dir": str(data), "out_dir": str(out)})
     run(cfg)
     return cfg

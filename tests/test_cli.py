@@ -18,7 +18,7 @@ from shared_runs import call
 
 TINY = "--n_plates 1 --n_compounds 40 --n_controls 20 --n_genes 120".split()
 SMALL = "--n_plates 1 --n_compounds 80 --n_controls 32 --n_genes 200".split()
-DRAWS = "--compare_draws 100 --hit_draws 500 --hit_bootstrap 100 --set_permutations 100 --biology_top 2".split()
+DRAWS = "--hit_draws 500 --hit_bootstrap 100 --set_permutations 100 --biology_top 2".split()
 BRIEF = ["--folds", "2", *DRAWS]
 MODEL_ALONE = "--no_baselines --no_check_importance --no_biology".split()
 LATENT = [f"Latent_{i}" for i in range(5 * (16 + 8))]  # members, each with z_dim numbers and its components
@@ -136,9 +136,7 @@ def test_best_and_last_differ_as_the_history_says(trained):
 def test_dashes_and_underscores_are_the_same(fork, screen, tmp_path):
     both = [tmp_path / "a", tmp_path / "b"]
     flags = "--epochs 1 --d_model 16 --num_threads 1 --use_zscore --batch_size 64 --gi_batch_size 50 --seed 3 --folds 1"
-    flags += (
-        " --no_baselines --no_biology --no_check_importance --compare_draws 100 --hit_draws 500 --hit_bootstrap 100"
-    )
+    flags += " --no_baselines --no_biology --no_check_importance --hit_draws 500 --hit_bootstrap 100"
     for out, style in zip(both, (flags, flags.replace("_", "-")), strict=True):
         done = fork("run", "--data_dir", screen, "--out-dir", out, *style.split())
         assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ from tcell_drugseq.data.simulate import simulate_screen, write_simulation
 from tcell_drugseq.pipeline import run
 from tcell_drugseq.report.summary import conclude
 
-BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "compare_draws": 100, "hit_draws": 500}
+BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "hit_draws": 500}
 BRIEF |= {"hit_bootstrap": 100, "set_permutations": 100, "biology_top": 3, "num_threads": 1}
 ALONE = {"baselines": False, "check_importance": False, "biology": False}
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -222,9 +222,6 @@ class CompareConfig(Settings):
     """How the model is held against simpler ones."""
 
     baselines: bool = option(True, "fit all baselines on the same folds")
-    compare_draws: int = option(
-        10_000, "bootstrap draws of compounds for intervals of figures and of differences", low=100, high=1_000_000
-    )
 
 # %% ../../nbs/00_base/02_defaults.ipynb #8e1e68fc
 @dataclass(frozen=True)

@@ -160,12 +160,16 @@ _PREDICTIONS = (
             ),
             Column(
                 "low",
-                "lower end of its 95 % interval: groups of wells, as a rule compounds, drawn with replacement",
+                "lower end of its 95 % interval: by leaving out groups of wells, as a rule compounds, in turn",
                 "that of the metric",
             ),
             Column("high", "upper end of the interval", "that of the metric"),
             Column("difference", "ensemble minus this model; empty for the ensemble", "that of the metric"),
-            Column("difference_low", "lower end of its 95 % interval, same draws for both", "that of the metric"),
+            Column(
+                "difference_low",
+                "lower end of its 95 % interval, the same groups left out for both",
+                "that of the metric",
+            ),
             Column("difference_high", "upper end of that interval", "that of the metric"),
         ),
         key="baselines",

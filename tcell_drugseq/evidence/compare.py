@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ..base.defaults import CompareConfig
 from ..data.matrix import LABEL, settle, target_values
 from .metrics import centre_plates, label_metrics, score_metrics
 from ..training.folds import well_groups
@@ -22,32 +21,21 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['COLUMNS', 'draw_wells', 'weighted_ranks', 'score_draws', 'label_draws', 'percentile_interval',
-           'intraclass_correlation', 'replicate_ceiling', 'compare_models']
+__all__ = ['COLUMNS', 'leave_out', 'weighted_ranks', 'score_draws', 'label_draws', 'jackknife_interval', 'intraclass_correlation',
+           'replicate_ceiling', 'compare_models']
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #b9e2c651
-def draw_wells(
+def leave_out(
     code: np.ndarray,  # (N,) number of each well's group, from 0
-    draws: int,
-    rng: np.random.Generator,
-) -> np.ndarray:  # (draws, N) whole numbers: how often each well is in each draw
-    """Draw groups with replacement, as many as there are."""
+    size: int | None = None,  # groups at a time; default: what fits into the processor's cache
+) -> Iterator[np.ndarray]:  # (b, N) 0/1: the wells that are left without each group; nothing if there is only one
+    """Leave out one group after the other."""
     n = int(code.max()) + 1
-    picked = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    counts = np.bincount(picked.ravel(), minlength=draws * n).reshape(draws, n)
-    return counts.astype(np.int32).take(code, axis=1)
+    size = size or int(np.clip(100_000 // len(code), 20, 1000))
+    for start in range(0, n if n > 1 else 0, size):
+        yield (code != np.arange(start, min(start + size, n))[:, None]).astype(np.int32)
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #578d02ba
-def _portions(code: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights (b, N) of all draws, b at a time; none if there is only one group."""
-    rng, size = np.random.default_rng(seed), int(np.clip(100_000 // len(code), 20, 1000))
-    np.empty(
-        30_000_000, np.uint8
-    )  # freed at once: from here on glibc keeps freed pages, which saves a quarter of the time
-    for start in range(0, draws if code.max() > 0 else 0, size):
-        yield draw_wells(code, min(size, draws - start), rng)
-
-
 def _running(rows: np.ndarray) -> np.ndarray:
     """Sums (b, N + 1) of the first 0, 1, .. N columns."""
     total = np.zeros((len(rows), rows.shape[1] + 1), rows.dtype)
@@ -197,16 +185,33 @@ def label_draws(
     return {name: np.array(values) for name, values in found.items()}
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #a2728371
-def percentile_interval(
-    draws: np.ndarray,  # (R, b), NaN where not defined
-) -> np.ndarray:  # (R, 2) 2.5th and 97.5th percentile
-    """The middle 95 % of each row; NaN where more than 5 % of its draws are not defined."""
-    limits = np.full((len(draws), 2), np.nan)
-    for k, row in enumerate(draws):
-        known = row[~np.isnan(row)]
-        if len(known) and len(known) >= 0.95 * len(row):
-            limits[k] = np.quantile(known, (0.025, 0.975))
-    return limits
+_LIMITS = {"R2": (-np.inf, 1.0), "Pearson": (-1.0, 1.0), "Spearman": (-1.0, 1.0)}  # all others: 0 to 1
+_ON_LOGIT = ("AUROC", "AUPRC")
+
+
+def _half_width(left: np.ndarray) -> np.ndarray:
+    """Half of the width (R,) of a 95 % interval, from figures (R, n) without each group."""
+    from scipy.stats import t
+
+    n = left.shape[1]
+    return t.ppf(0.975, n - 1) * np.sqrt(n - 1) * left.std(axis=1) if n > 1 else np.full(len(left), np.nan)
+
+
+def jackknife_interval(
+    value: np.ndarray,  # (R,) figures with all wells
+    left: np.ndarray,  # (R, n) the same without each of n groups, NaN where not defined
+    metric: str = "",  # its limits and its scale; empty: a difference, which has neither
+) -> np.ndarray:  # (R, 2)
+    """95 % interval of each figure; NaN where a group can't be left out, or there is one only."""
+    value, half = np.asarray(value, float), _half_width(left)
+    ends = np.column_stack([value - half, value + half])
+    if not metric:
+        return ends
+    spread = value * (1 - value)
+    if metric in _ON_LOGIT and (inside := spread > 0).any():
+        v, h = value[inside], half[inside] / spread[inside]
+        ends[inside] = 1 / (1 + (1 / v - 1)[:, None] * np.exp(np.column_stack([h, -h])))
+    return ends.clip(*_LIMITS.get(metric.removesuffix(" within plate"), (0.0, 1.0)))
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #5781a8dd
 def intraclass_correlation(
@@ -245,17 +250,10 @@ def _replicated(screen: AnnData, at: np.ndarray) -> tuple[np.ndarray, np.ndarray
     at = at & (np.bincount(code[at], minlength=code.max() + 1)[code] > 1)
     return at, pd.factorize(code[at])[0]
 
-
-def _stack(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Figures (M,) and their draws (M, draws); the first portion counts every well once."""
-    return found[0][:, 0], np.hstack([np.empty((len(found[0]), 0)), *found[1:]])
-
 # %% ../../nbs/08_evidence/03_compare.ipynb #b8156ef3
 def replicate_ceiling(
     screen: AnnData,
     predictions: pd.DataFrame | None = None,  # (N,) of the model that is compared with it; None: no difference
-    cfg: CompareConfig = CompareConfig(),  # compare_draws
-    seed: int = 614,
 ) -> pd.DataFrame:  # model "replicates", columns of `compare_models`; no row for fewer than three replicated compounds
     """The ceiling that replicates set for a score (R2), and what they reach for the label (AUROC)."""
     rows = []
@@ -268,16 +266,17 @@ def replicate_ceiling(
             continue
         y, ours, first, found = measured[at], ours[at][None], np.unique(code, return_index=True)[1], []
         with threadpool_limits(1):
-            for weights in chain([np.ones((1, len(y)), int)], _portions(code, cfg.compare_draws, seed)):
+            for weights in chain([np.ones((1, len(y)), np.int32)], leave_out(code)):
                 if column == LABEL:
                     found.append(label_draws(y, np.vstack([_other_wells(y, code), ours]), weights)["AUROC"])
                 else:
                     ceiling = intraclass_correlation(y, code, weights[:, first])
                     found.append(np.vstack([ceiling, score_draws(y, ours, weights)["R2"]]))
-        value, draws = _stack(found)
+        value, left = found[0][:, 0], np.hstack(found[1:])
         name, metric = ("label", "AUROC") if column == LABEL else (column.removeprefix("pred_"), "R2")
-        apart = (value[1] - value[0], *percentile_interval(draws[1:] - draws[:1])[0]) if paired else (np.nan,) * 3
-        rows.append(("replicates", name, metric, value[0], *percentile_interval(draws[:1])[0], *apart))
+        apart = (value[1] - value[0], *jackknife_interval(value[1:] - value[:1], left[1:] - left[:1])[0])
+        ends = jackknife_interval(value[:1], left[:1], metric)[0]
+        rows.append(("replicates", name, metric, value[0], *ends, *(apart if paired else (np.nan,) * 3)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #4b0ce0de
@@ -324,29 +323,28 @@ def compare_models(
     predictions: dict[
         str, pd.DataFrame
     ],  # model -> (N,) columns as `prediction_table` names them; the first is compared with the others
-    cfg: CompareConfig = CompareConfig(),  # compare_draws
-    groups: np.ndarray | None = None,  # (N,) what is drawn together; default: compounds, controls one by one
-    seed: int = 614,
+    groups: np.ndarray | None = None,  # (N,) what is left out together; default: compounds, controls one by one
 ) -> pd.DataFrame:  # COLUMNS; one row per model, target and figure, then what replicates allow
     """Figures of all models with intervals, and the first model minus each other (of errors, less is better)."""
     code = pd.factorize(well_groups(screen, "compound") if groups is None else np.asarray(groups))[0]
     questions, found, first = _questions(screen, predictions), {}, next(iter(predictions))
     with threadpool_limits(1):  # small products: more threads only wait for each other
-        for weights in chain([np.ones((1, screen.n_obs), int)], _portions(code, cfg.compare_draws, seed)):
+        for weights in chain([np.ones((1, screen.n_obs), np.int32)], leave_out(code)):
             for k, question in enumerate(questions):
                 for metric, values in question.draw(weights).items():
                     found.setdefault((k, metric), []).append(values)
     rows, figures = [], [q.figures() for q in questions]
     for (k, metric), portions in found.items():
-        q, draws = questions[k], _stack(portions)[1]
-        values = [of_model[metric] for of_model in figures[k]]
-        limits = percentile_interval(draws)
+        q, left = questions[k], np.hstack([portions[0][:, :0], *portions[1:]])
+        values = np.array([of_model[metric] for of_model in figures[k]])
+        limits = jackknife_interval(values, left, metric)
         apart = np.full((len(values), 3), np.nan)
         if first in q.models:
             ours = q.models.index(first)
-            apart = np.column_stack([values[ours] - np.array(values), percentile_interval(draws[ours] - draws)])
+            differences = values[ours] - values
+            apart = np.column_stack([differences, jackknife_interval(differences, left[ours] - left)])
             apart[ours] = np.nan
         rows += [(m, q.target, metric, v, *i, *d) for m, v, i, d in zip(q.models, values, limits, apart, strict=True)]
     rows.sort(key=lambda row: list(predictions).index(row[0]))
-    ceiling = replicate_ceiling(screen, predictions[first], cfg, seed)
+    ceiling = replicate_ceiling(screen, predictions[first])
     return pd.DataFrame([*rows, *ceiling.itertuples(index=False, name=None)], columns=list(COLUMNS))

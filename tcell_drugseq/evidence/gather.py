@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.folds import Fold
 
 # %% auto #0
-__all__ = ['audit_run', 'add_quality', 'drawn_groups', 'add_baselines', 'plan_next', 'add_evidence']
+__all__ = ['audit_run', 'add_quality', 'groups_left_out', 'add_baselines', 'plan_next', 'add_evidence']
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #b6499e88
 def audit_run(
@@ -62,11 +62,11 @@ def add_quality(
 _FEW_COMPOUNDS = 10
 
 
-def drawn_groups(
+def groups_left_out(
     screen: AnnData,
     split: str,  # of TrainConfig
 ) -> np.ndarray:  # (N,) the group of each well
-    """What the bootstrap draws with replacement."""
+    """What intervals leave out together."""
     from tcell_drugseq.training.folds import well_groups
 
     groups = well_groups(screen, "compound")
@@ -93,9 +93,9 @@ def add_baselines(
     tables = fit_baselines(screen, folds, matrices, cfg.train.seed, inner)
     ours = cast(pd.DataFrame, results.obs).filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
-    drawn = drawn_groups(screen, cfg.train.split)
+    together = groups_left_out(screen, cfg.train.split)
     models = {"ensemble": ours, **tables}
-    compared = compare_models(screen, models, cfg.compare, drawn, cfg.train.seed)
+    compared = compare_models(screen, models, together)
     split = results.obs["split"].to_numpy()
     found = [evaluate(results, t, np.where(asked, split, ""), model=name) for name, t in tables.items()]
     metrics = pd.concat([results.uns["metrics"], *found], ignore_index=True)

@@ -284,6 +284,9 @@ def weigh_importance(
     ]
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #d8fcf8bb
+_FEW = 30  # compounds below which an interval is rough
+
+
 def judge_claims(
     results: AnnData,  # of a run: audit, baselines, hits, importance_checks in uns
     depth: np.ndarray,  # (N,) of each well
@@ -292,6 +295,11 @@ def judge_claims(
     """What may be claimed of this screen."""
     if "baselines" in results.uns:
         prediction = weigh_prediction(results.uns["baselines"])
+        known = results.uns["baselines"]["low"].notna().any()
+        compounds = results.obs["compound"][~results.obs["is_control"]].nunique()
+        if known and compounds < _FEW:
+            said = f"its intervals rest on {compounds} compounds and are rough below {_FEW}: test more compounds"
+            prediction.append(Reason("prediction", "limited", said))
     else:
         prediction = weigh_alone(results)
     if "val" in set(results.obs.get("split", ())):

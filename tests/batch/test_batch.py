@@ -18,7 +18,7 @@ from tcell_drugseq.base.defaults import SimConfig
 from tcell_drugseq.base.files import write_yaml
 from tcell_drugseq.data.simulate import simulate_screen, write_simulation
 
-BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "compare_draws": 100, "hit_draws": 500}
+BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "hit_draws": 500}
 BRIEF |= {"hit_bootstrap": 100, "baselines": False, "check_importance": False, "biology": False}
 
 

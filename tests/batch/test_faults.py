@@ -24,7 +24,7 @@ from tcell_drugseq.report.done import why_not_done
 TIMES = int(os.environ.get("FAULTS", 1))
 HEAVY = pytest.mark.skipif("FAULTS" not in os.environ, reason="takes minutes; FAULTS=1 or more tries it")
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
-SETTINGS = {"epochs": 6, "folds": 2, "n_members": 1, "d_model": 16, "hit_draws": 500, "compare_draws": 100}
+SETTINGS = {"epochs": 6, "folds": 2, "n_members": 1, "d_model": 16, "hit_draws": 500}
 SETTINGS |= {"hit_bootstrap": 100, "baselines": False, "check_importance": False, "biology": False}
 RUN = """
 from tcell_drugseq.base.defaults import RunConfig

@@ -32,7 +32,7 @@ FILES = {  # of a screen with doses and a label
 }
 LABEL = ["--label", "Tscore>0.5"]
 TINY = "--epochs 2 --d_model 16 --n_components 8 --n_members 1 --folds 2 --num_threads 1 --no_baselines".split()
-BRIEF = "--compare_draws 100 --hit_draws 500 --hit_bootstrap 100 --set_permutations 100 --biology_top 2".split()
+BRIEF = "--hit_draws 500 --hit_bootstrap 100 --set_permutations 100 --biology_top 2".split()
 
 
 class Sent(NamedTuple):

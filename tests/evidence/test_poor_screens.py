@@ -9,7 +9,6 @@ from anndata import AnnData
 
 from tcell_drugseq.base.defaults import (
     BiologyConfig,
-    CompareConfig,
     DataConfig,
     HitConfig,
     ModelConfig,
@@ -25,7 +24,6 @@ from tcell_drugseq.pipeline import run
 CFG = RunConfig(
     model=ModelConfig(d_model=8, n_components=8),
     train=TrainConfig(epochs=2, folds=2, num_threads=1),
-    compare=CompareConfig(compare_draws=100),
     hits=HitConfig(hit_draws=500, hit_bootstrap=100),
     biology=BiologyConfig(set_permutations=100, biology_top=2),
 )

@@ -15,7 +15,7 @@ from tcell_drugseq.pipeline import run
 from tcell_drugseq.report.exports import check_out_dir
 
 ROOT = Path(__file__).resolve().parents[2]
-BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "compare_draws": 100, "hit_draws": 500}
+BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "hit_draws": 500}
 BRIEF |= {"set_permutations": 100, "biology_top": 4, "num_threads": 1}
 
 

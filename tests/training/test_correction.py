@@ -8,7 +8,6 @@ import pytest
 
 from tcell_drugseq.base.defaults import (
     BiologyConfig,
-    CompareConfig,
     CorrectionConfig,
     DataConfig,
     HitConfig,
@@ -195,7 +194,6 @@ def test_a_run_corrects_each_fold_once(folds, calls, tmp_path, monkeypatch):
         model=ModelConfig(d_model=8, n_members=1),
         train=TrainConfig(epochs=1, folds=folds, num_threads=1),
         correct=CorrectionConfig("dmso"),
-        compare=CompareConfig(compare_draws=100),
         hits=HitConfig(hit_draws=500, hit_bootstrap=100),
         importance=ImportanceConfig(check_importance=False),
         biology=BiologyConfig(biology=False),
