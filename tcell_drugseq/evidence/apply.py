@@ -128,7 +128,7 @@ def apply_folds(
     cfg: RunConfig = RunConfig(),
 ) -> AnnData:  # the screen with everything out of fold: split is "oof", fold is the number of the model
     """Everything the fold models say about the wells that they have not seen."""
-    from tcell_drugseq.evidence.metrics import evaluate
+    from tcell_drugseq.evidence.metrics import evaluate, training_means
     from tcell_drugseq.importance.attribution import resolve_target
     from tcell_drugseq.latent.distances import turn_onto
     from tcell_drugseq.model.checkpoint import predict_wells
@@ -151,7 +151,8 @@ def apply_folds(
     _explain(results, views, target, cfg)
     results.var["mean"], results.var["std"] = model.mean.numpy(), model.std.numpy()
     results.uns["importance_target"] = target
-    results.uns["metrics"] = evaluate(results, predictions, results.obs["split"].to_numpy())
+    bases = training_means(results, [v.fold for v in views])
+    results.uns["metrics"] = evaluate(results, predictions, results.obs["split"].to_numpy(), bases=bases)
     results.uns["folds"] = describe_folds(views, cast(pd.DataFrame, results.obs))
     results.uns["readout"] = describe_readout(views)
     return results

@@ -14,7 +14,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ..data.matrix import LABEL, settle, target_values
-from .metrics import centre_plates, label_metrics, score_metrics
+from .metrics import Base, centre_plates, label_metrics, score_metrics
 from ..training.folds import well_groups
 
 if TYPE_CHECKING:
@@ -114,14 +114,20 @@ def score_draws(
     predicted: np.ndarray,  # (models, N) one row per model
     weights: np.ndarray,  # (b, N) whole numbers: how often each well is drawn
     plate: np.ndarray | None = None,  # (N,) adds the correlations within plates, if there are at least two
+    base: Base | None = None,  # of training_means; None: one model predicts all wells
 ) -> dict[str, np.ndarray]:  # figure -> (models, b), NaN where a draw does not define it
     """The figures of `score_metrics` in every draw."""
     real = weights.astype(float)
     measured, predicted = settle(measured), settle(predicted, measured)
+    missed = ((measured - predicted) ** 2) @ real.T
+    if base:
+        measured, predicted = measured - base.mean, base.added(predicted, measured)
     y, p = measured - measured[0], predicted - predicted[:, :1]  # exactly 0 where constant
     y, p = y - y.mean(), p - p.mean(axis=1, keepdims=True)
     pearson, squares = _correlate(y, p, real, np.ones((1, len(y))))
-    found = {"R2": 1 - ((measured - predicted) ** 2) @ real.T / squares, "Pearson": pearson}
+    if base:
+        squares = np.where(np.isnan(squares), np.nan, (measured**2) @ real.T)
+    found = {"R2": 1 - missed / squares, "Pearson": pearson}
     ranks = (weighted_ranks(v, weights) for v in predicted)
     found["Spearman"] = _correlate_ranks(weighted_ranks(measured, weights), ranks, real)
     if plate is None or len(np.unique(plate.astype(str))) < 2:
@@ -163,15 +169,18 @@ def label_draws(
     label: np.ndarray,  # (N,) 0/1
     probability: np.ndarray,  # (models, N) one row per model
     weights: np.ndarray,  # (b, N) whole numbers: how often each well is drawn
+    base: Base | None = None,  # of training_means; None: one model predicts all wells
 ) -> dict[str, np.ndarray]:  # figure -> (models, b), NaN where a draw does not define it
     """Area under ROC and precision-recall curve, Brier score and calibration error in every draw."""
     n, ones = weights.sum(axis=1), (weights @ label).astype(int)
     pairs = np.where((ones > 0) & (ones < n), ones * (n - ones), np.nan)
     some = np.where(n > 0, n, np.nan)
     found = {name: [] for name in ("AUROC", "AUPRC", "Brier", "calibration error")}
-    for p in settle(probability, 1.0):
-        order = np.argsort(p, kind="stable")
-        own, s, truth = weights.take(order, axis=1), p[order], label[order].astype(np.int32)
+    probability = settle(probability, 1.0)
+    for p, rank in zip(probability, base.added(probability, label) if base else probability, strict=True):
+        order = np.argsort(rank, kind="stable")
+        s, truth = rank[order], label[order].astype(np.int32)
+        own = weights.take(order, axis=1)
         total, above = _running(own), _running(own * truth)
         cut = np.flatnonzero(np.r_[True, s[1:] != s[:-1], True])
         t, o = total.take(cut, axis=1), above.take(cut, axis=1)
@@ -180,8 +189,10 @@ def label_draws(
         found["AUROC"].append((gain * (zeros[:, :-1] + zeros[:, 1:])).sum(axis=1) / 2 / pairs)
         found["AUPRC"].append((gain * precision).sum(axis=1) * (n - ones) / pairs)
         found["Brier"].append(weights @ (label - p) ** 2 / some)
+        order = np.argsort(p, kind="stable")
+        own, s, truth = weights.take(order, axis=1), p[order], label[order]
         off = _running(own * (s - truth))
-        found["calibration error"].append(np.where(n > 0, _calibration_error(s, total, off), np.nan))
+        found["calibration error"].append(np.where(n > 0, _calibration_error(s, _running(own), off), np.nan))
     return {name: np.array(values) for name, values in found.items()}
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #a2728371
@@ -254,6 +265,7 @@ def _replicated(screen: AnnData, at: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def replicate_ceiling(
     screen: AnnData,
     predictions: pd.DataFrame | None = None,  # (N,) of the model that is compared with it; None: no difference
+    bases: dict[str, Base] | None = None,  # of training_means; None: one model predicts all wells
 ) -> pd.DataFrame:  # model "replicates", columns of `compare_models`; no row for fewer than three replicated compounds
     """The ceiling that replicates set for a score (R2), and what they reach for the label (AUROC)."""
     rows = []
@@ -265,13 +277,15 @@ def replicate_ceiling(
         if not at.any() or code.max() < 2:
             continue
         y, ours, first, found = measured[at], ours[at][None], np.unique(code, return_index=True)[1], []
+        base = bases[column].at(at) if bases and paired else None
         with threadpool_limits(1):
             for weights in chain([np.ones((1, len(y)), np.int32)], leave_out(code)):
                 if column == LABEL:
-                    found.append(label_draws(y, np.vstack([_other_wells(y, code), ours]), weights)["AUROC"])
+                    ceiling = label_draws(y, _other_wells(y, code)[None], weights)["AUROC"]
+                    found.append(np.vstack([ceiling, label_draws(y, ours, weights, base)["AUROC"]]))
                 else:
                     ceiling = intraclass_correlation(y, code, weights[:, first])
-                    found.append(np.vstack([ceiling, score_draws(y, ours, weights)["R2"]]))
+                    found.append(np.vstack([ceiling, score_draws(y, ours, weights, base=base)["R2"]]))
         value, left = found[0][:, 0], np.hstack(found[1:])
         name, metric = ("label", "AUROC") if column == LABEL else (column.removeprefix("pred_"), "R2")
         apart = (value[1] - value[0], *jackknife_interval(value[1:] - value[:1], left[1:] - left[:1])[0])
@@ -290,21 +304,22 @@ class _Question(NamedTuple):
     measured: np.ndarray  # (n,) on these wells
     predicted: np.ndarray  # (M, n)
     plate: np.ndarray | None  # (n,)
+    base: Base | None
 
     def draw(self, weights: np.ndarray) -> dict[str, np.ndarray]:  # (b, N) -> figure -> (models, b)
         """All figures in every draw."""
         if self.of_label:
-            return label_draws(self.measured, self.predicted, weights[:, self.at])
-        return score_draws(self.measured, self.predicted, weights[:, self.at], self.plate)
+            return label_draws(self.measured, self.predicted, weights[:, self.at], self.base)
+        return score_draws(self.measured, self.predicted, weights[:, self.at], self.plate, self.base)
 
     def figures(self) -> list[dict[str, float]]:
         """The figures of each model, as `baselines` takes them."""
         if self.of_label:
-            return [label_metrics(self.measured, p) for p in self.predicted]
-        return [score_metrics(self.measured, p, self.plate) for p in self.predicted]
+            return [label_metrics(self.measured, p, self.base) for p in self.predicted]
+        return [score_metrics(self.measured, p, self.plate, self.base) for p in self.predicted]
 
 
-def _questions(screen: AnnData, predictions: dict[str, pd.DataFrame]) -> list[_Question]:
+def _questions(screen: AnnData, predictions: dict[str, pd.DataFrame], bases: dict[str, Base] | None) -> list[_Question]:
     """All targets that are measured and predicted."""
     found, plate = [], screen.obs["plate"].to_numpy() if "plate" in screen.obs else None
     for column, measured in target_values(screen).items():
@@ -314,7 +329,8 @@ def _questions(screen: AnnData, predictions: dict[str, pd.DataFrame]) -> list[_Q
         if models and at.any():
             name = "label" if column == LABEL else column.removeprefix("pred_")
             here = None if plate is None else plate[at]
-            found.append(_Question(name, column == LABEL, models, at, measured[at], said[:, at], here))
+            base = bases[column].at(at) if bases else None
+            found.append(_Question(name, column == LABEL, models, at, measured[at], said[:, at], here, base))
     return found
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #c9c3b1c2
@@ -324,10 +340,11 @@ def compare_models(
         str, pd.DataFrame
     ],  # model -> (N,) columns as `prediction_table` names them; the first is compared with the others
     groups: np.ndarray | None = None,  # (N,) what is left out together; default: compounds, controls one by one
+    bases: dict[str, Base] | None = None,  # of training_means; None: one model predicts all wells
 ) -> pd.DataFrame:  # COLUMNS; one row per model, target and figure, then what replicates allow
     """Figures of all models with intervals, and the first model minus each other (of errors, less is better)."""
     code = pd.factorize(well_groups(screen, "compound") if groups is None else np.asarray(groups))[0]
-    questions, found, first = _questions(screen, predictions), {}, next(iter(predictions))
+    questions, found, first = _questions(screen, predictions, bases), {}, next(iter(predictions))
     with threadpool_limits(1):  # small products: more threads only wait for each other
         for weights in chain([np.ones((1, screen.n_obs), np.int32)], leave_out(code)):
             for k, question in enumerate(questions):
@@ -346,5 +363,5 @@ def compare_models(
             apart[ours] = np.nan
         rows += [(m, q.target, metric, v, *i, *d) for m, v, i, d in zip(q.models, values, limits, apart, strict=True)]
     rows.sort(key=lambda row: list(predictions).index(row[0]))
-    ceiling = replicate_ceiling(screen, predictions[first])
+    ceiling = replicate_ceiling(screen, predictions[first], bases)
     return pd.DataFrame([*rows, *ceiling.itertuples(index=False, name=None)], columns=list(COLUMNS))

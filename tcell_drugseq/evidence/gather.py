@@ -39,7 +39,7 @@ def audit_run(
 
     fit_on = folds[0].seen if folds else np.ones(screen.n_obs, bool)
     parts = [
-        audit_screen(screen, seed=cfg.train.seed, cfg=cfg),
+        audit_screen(screen, seed=cfg.train.seed),
         findings_table(audit_correction(screen, fit_on, cfg.correct, corrected)),
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
@@ -84,7 +84,7 @@ def add_baselines(
     """Fit all baselines and compare the model with each."""
     from tcell_drugseq.evidence.baselines import fit_baselines
     from tcell_drugseq.evidence.compare import compare_models
-    from tcell_drugseq.evidence.metrics import evaluate
+    from tcell_drugseq.evidence.metrics import evaluate, training_means
     from tcell_drugseq.training.folds import well_groups
 
     folds = [replace(f, val=f.val & ~f.test) for f in folds]
@@ -94,10 +94,11 @@ def add_baselines(
     ours = cast(pd.DataFrame, results.obs).filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
     together = groups_left_out(screen, cfg.train.split)
-    models = {"ensemble": ours, **tables}
-    compared = compare_models(screen, models, together)
+    models = {"transformer": ours, **tables}
+    bases = training_means(screen, folds)
+    compared = compare_models(screen, models, together, bases)
     split = results.obs["split"].to_numpy()
-    found = [evaluate(results, t, np.where(asked, split, ""), model=name) for name, t in tables.items()]
+    found = [evaluate(results, t, np.where(asked, split, ""), name, bases) for name, t in tables.items()]
     metrics = pd.concat([results.uns["metrics"], *found], ignore_index=True)
     results.uns.update({"baselines": compared, "metrics": metrics})
 

@@ -6,16 +6,56 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from ..data.matrix import LABEL, settle, target_values, varies
+from ..training.folds import Fold
 
 # %% auto #0
-__all__ = ['centre_plates', 'score_metrics', 'calibration_bins', 'calibration', 'label_metrics', 'evaluate', 'metric',
-           'predicted_scores']
+__all__ = ['Base', 'training_means', 'centre_plates', 'score_metrics', 'calibration_bins', 'calibration', 'label_metrics',
+           'evaluate', 'metric', 'predicted_scores']
+
+# %% ../../nbs/08_evidence/01_metrics.ipynb #1e787011
+class Base(NamedTuple):
+    """What a model knows of a target before it reads a well, where each fold has a model of its own."""
+
+    mean: np.ndarray  # (N,) of the target, over the training wells of the well's fold
+    fold: np.ndarray  # (N,) number of the fold
+
+    def at(self, wells: np.ndarray) -> Base:
+        """The same for some of the wells."""
+        return Base(self.mean[wells], self.fold[wells])
+
+    def added(self, predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:  # (..., N), (N,) -> (..., N)
+        """What predictions add to the mean; 0 for all wells where they vary inside no fold."""
+        _, first, code = np.unique(self.fold, return_index=True, return_inverse=True)
+        settled = settle(settle(predicted, measured), measured, self.fold)
+        above = settle(settled - self.mean, measured)
+        if len(first) < len(code):
+            knows = (settled != settled[..., first][..., code]).any(axis=-1)
+        else:  # a fold for each well: more than the mean of other training wells would add?
+            noise = measured.std() / np.sqrt(len(code))
+            knows = (above.std(axis=-1) > noise) & (settled != settled[..., :1]).any(axis=-1)
+        return np.where(np.expand_dims(knows, -1), above, 0.0)
+
+
+def training_means(
+    screen: AnnData,
+    folds: list[Fold],  # one: there is one model, and no need
+) -> dict[str, Base]:  # column of `target_values` -> for wells that a fold tests; empty for one fold
+    """The mean of each target over the training wells of each well's fold."""
+    if len(folds) < 2:
+        return {}
+    number, found = np.sum([f.number * f.test for f in folds], axis=0), {}
+    for column, y in target_values(screen).items():
+        known = {f.number: f.seen & ~np.isnan(y) for f in folds}
+        means = {0: np.nan} | {k: float(y[at].mean()) if at.any() else np.nan for k, at in known.items()}
+        found[column] = Base(np.array([means[k] for k in number]), number)
+    return found
 
 # %% ../../nbs/08_evidence/01_metrics.ipynb #31bfc29c
 def centre_plates(
@@ -43,13 +83,16 @@ def score_metrics(
     measured: np.ndarray,  # (N,), NaN where not defined
     predicted: np.ndarray,  # (N,), NaN where not predicted
     plate: np.ndarray | None = None,  # (N,) adds the correlations within plates, if there are at least two
+    base: Base | None = None,  # of training_means; None: one model predicts all wells
 ) -> dict[str, float]:
     """R2, Pearson and Spearman correlation, both within plates too, and the number of wells."""
-    from sklearn.metrics import r2_score
-
     seen = ~(np.isnan(measured) | np.isnan(predicted))
     y, p = settle(measured[seen]), settle(predicted[seen], measured[seen])
-    found = {"R2": r2_score(y, p) if varies(y) else math.nan} | _correlations(y, p, "")
+    mean = base.mean[seen] if base else y.mean() if len(y) else math.nan
+    found = {"R2": float(1 - ((y - p) ** 2).sum() / ((y - mean) ** 2).sum()) if varies(y) else math.nan}
+    if base:
+        y, p = y - mean, base.at(seen).added(p, y)
+    found |= _correlations(y, p, "")
     if plate is not None and len(np.unique(here := plate[seen].astype(str))) > 1:
         y, p = (centre_plates(settle(v, y, here), here).round(12) for v in (y, p))
         found |= _correlations(y, p, " within plate")
@@ -88,16 +131,18 @@ def calibration(
 def label_metrics(
     label: np.ndarray,  # (N,) 0/1
     probability: np.ndarray,  # (N,) of label 1, NaN where not predicted
+    base: Base | None = None,  # of training_means; None: one model predicts all wells
 ) -> dict[str, float]:
     """Area under ROC and precision-recall curve, Brier score, calibration, and the number of wells."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     seen = ~np.isnan(probability)
     label, probability = label[seen], settle(probability[seen], 1.0)
+    ranked = base.at(seen).added(probability, label) if base else probability
     both = len(np.unique(label)) == 2
     found = {
-        "AUROC": float(roc_auc_score(label, probability)) if both else math.nan,
-        "AUPRC": float(average_precision_score(label, probability)) if both else math.nan,
+        "AUROC": float(roc_auc_score(label, ranked)) if both else math.nan,
+        "AUPRC": float(average_precision_score(label, ranked)) if both else math.nan,
         "Brier": float(np.mean((label - probability) ** 2)) if len(label) else math.nan,
     }
     return found | (calibration(label, probability) if len(label) else {}) | {"n": len(label)}
@@ -107,7 +152,8 @@ def evaluate(
     screen: AnnData,
     predictions: pd.DataFrame,  # one row per well, columns as `prediction_table` names them
     split: np.ndarray,  # (N,) "oof", "train", "val" or "new"
-    model: str = "ensemble",  # name for the table
+    model: str = "transformer",  # name for the table
+    bases: dict[str, Base] | None = None,  # of training_means; None: one model predicts all wells
 ) -> pd.DataFrame:  # long: model, split, target, metric, value
     """Every figure of merit of each target that is both measured and predicted, by side of the split."""
     plate = screen.obs["plate"].to_numpy() if "plate" in screen.obs else None
@@ -119,7 +165,8 @@ def evaluate(
                 y, p = measured[at], predictions[column].to_numpy(dtype=float)[at]
                 name = "label" if column == LABEL else column.removeprefix("pred_")
                 within = None if plate is None else plate[at]
-                found[name] = label_metrics(y, p) if column == LABEL else score_metrics(y, p, within)
+                base = bases[column].at(at) if bases else None
+                found[name] = label_metrics(y, p, base) if column == LABEL else score_metrics(y, p, within, base)
         rows += [(model, side, target, metric, float(v)) for target, ms in found.items() for metric, v in ms.items()]
     return pd.DataFrame(rows, columns=["model", "split", "target", "metric", "value"])
 
@@ -129,7 +176,7 @@ def metric(
     target: str,  # a score, "label" or "activation"
     name: str,  # R2, AUROC, ...
     split: str = "val",  # "oof", "train", "val" or "new"
-    model: str = "ensemble",  # or "ridge": ridge for scores, logistic regression for the label
+    model: str = "transformer",  # or "ridge": ridge for scores, logistic regression for the label
 ) -> float:  # NaN where it was not measured
     """Look one value up in the table of metrics."""
     table = results.uns["metrics"]

@@ -21,7 +21,7 @@ from tcell_drugseq.evidence.compare import (
     replicate_ceiling,
     score_draws,
 )
-from tcell_drugseq.evidence.metrics import label_metrics, score_metrics
+from tcell_drugseq.evidence.metrics import evaluate, label_metrics, score_metrics, training_means
 from tcell_drugseq.training.folds import make_folds, well_groups
 
 SMALL = SimConfig(n_plates=1, n_compounds=60, n_controls=24, n_genes=100)
@@ -156,6 +156,34 @@ def test_intervals_cover_what_more_compounds_would_show(n, r):
             hits[metric] += bool(low <= true[metric][0, 0] <= high)
     share = {metric: k / trials for metric, k in hits.items()}
     assert all(0.91 < s < 0.99 for s in share.values()), share
+
+
+@pytest.mark.parametrize("split", ("compound", "plate", "batch", "random"))
+@pytest.mark.parametrize("folds", (0, 2, 5))
+def test_constants_score_chance_whatever_the_folds(split, folds):
+    """With one well left out the mean of the others had an AUROC of 0.01 and a correlation of -0.98."""
+    screen = simulate_screen(SimConfig(n_plates=2, n_compounds=60, n_controls=16, n_genes=100)).screen
+    cut = make_folds(screen, TrainConfig(split=split, folds=folds))
+    bases = training_means(screen, cut)
+    tables = {m: pd.DataFrame(0.4, screen.obs_names, list(bases)) for m in ("constant", "mean", "silent", "knows")}
+    for column, y in target_values(screen).items():
+        tables["mean"][column] = bases[column].mean
+        tables["knows"][column] = 0.5 * (y + bases[column].mean)
+        for fold in cut:
+            tables["silent"].loc[fold.test, column] = y[fold.train].mean()
+    found = compare_models(screen, tables, bases=bases).query("model != 'replicates'").set_index("metric")
+    knows, nothing = found[found["model"] == "knows"], found[found["model"] != "knows"]
+    assert (nothing.loc["AUROC", "value"] == 0.5).all() and (knows.loc["AUROC", "value"] == 1).all()
+    ranked = [m for m in found.index.unique() if "Pearson" in m or "Spearman" in m]
+    assert nothing.loc[ranked, "value"].isna().all() and np.allclose(knows.loc[ranked, "value"], 1)
+    assert np.allclose(nothing[nothing["model"] == "mean"].loc["R2", "value"], 0, atol=1e-12)
+    assert (knows.loc["R2", "value"] > 0.7).all()
+    for model, table in tables.items():  # the metrics of a run are the same figures
+        alone = evaluate(screen, table, np.full(screen.n_obs, "oof"), model, bases).set_index(["target", "metric"])[
+            "value"
+        ]
+        for metric, row in found[found["model"] == model].iterrows():
+            assert alone[row["target"], metric] == pytest.approx(row["value"], abs=1e-9, nan_ok=True)
 
 
 def test_differences_are_paired(screen):
