@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["targets", "layout", "mixups", "design", "names", "run"],
+    submodules=["targets", "layout", "mixups", "design", "names", "rows", "run"],
     submod_attrs={
         "run": ["all_audits", "audit_screen", "count_findings", "explain_audit", "run_audit", "worst"],
         "targets": ["audit_clusters", "audit_depth", "audit_thresholds", "audit_treated_label"],

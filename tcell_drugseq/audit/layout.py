@@ -75,7 +75,9 @@ def expression_pcs(
     x = to_dense(screen.X)
     x = (x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
     if centred and "plate" in screen.obs:
-        x = x - pd.DataFrame(x).groupby(screen.obs["plate"].astype(str).to_numpy()).transform("mean").to_numpy()
+        code = pd.factorize(screen.obs["plate"].astype(str))[0]
+        means = [x[code == p].mean(axis=0) for p in range(code.max() + 1)]
+        x = x - np.array(means)[code]
     n = min(n, *x.shape)
     if len(x) < 2 or not x.any():
         return np.zeros((len(x), n))  # nothing varies

@@ -231,7 +231,7 @@ class Weighed:
             tables = [fit.table(grids[p], g, a.plates) for p, g in zip(a.plates, a.labels, strict=True)]
             p = chance_of_fit(tables, _FIRST, rng)
             if p < 6 / _FIRST:
-                p = chance_of_fit(tables, int(np.clip(2_000 * m, 10_000, 200_000)), rng)
+                p = chance_of_fit(tables, int(np.clip(600 * m, 5_000, 100_000)), rng)
             self.p[i] = min(1.0, m * p)
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 from conftest import real
 
-from tcell_drugseq.audit import design, layout, mixups, names, targets
+from tcell_drugseq.audit import design, layout, mixups, names, rows, targets
 from tcell_drugseq.audit.design import control_variances
 from tcell_drugseq.audit.run import all_audits, audit_screen, explain_audit, run_audit, worst
 from tcell_drugseq.audit.targets import held_out_r2
@@ -83,6 +83,22 @@ def test_faults_of_the_layout(fault: str):
 def test_plates_that_were_mixed_up(fault: str):
     found = failed(run(mixups, simulate_screen(SimConfig(n_genes=600, **{fault: True})).screen))
     assert MIXUPS[fault] in found
+
+
+@pytest.mark.parametrize("by", [1, 3, 12, 96])
+@pytest.mark.parametrize("file", ["scores", "label", "counts"])
+def test_rows_of_one_file_that_moved(file: str, by: int, clean: AnnData):
+    screen, order = clean.copy(), np.roll(np.arange(clean.n_obs), by)
+    if file == "scores":
+        screen.obsm["scores"] = clean.obsm["scores"].iloc[order].set_axis(clean.obs_names)
+    elif file == "counts":
+        screen.layers["counts"] = clean.layers["counts"][order]
+    else:
+        screen.obs["label"] = clean.obs["label"].to_numpy()[order]
+    found = run(rows, screen)
+    assert failed(found) == {"counts of other wells" if file == "counts" else "rows moved"}
+    assert found.loc[found["status"] == "fail", "tested"].str.contains(file).all()
+    assert f" {by} row{'s' * (by > 1)} further up" in " ".join(found.loc[found["status"] == "fail", "meaning"])
 
 
 def test_a_screen_of_noise_has_replicates_that_agree_like_strangers():
