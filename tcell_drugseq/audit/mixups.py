@@ -128,6 +128,14 @@ class LabelFit:
         self.x, self.same = x, _Sums(x, key, plate)
         self.apart = None if apart is None else _Sums(x, apart, plate)
 
+    def _means(self, labels: np.ndarray, left_out: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """(n, d) mean of the wells of each label, shrunken by one well of zeros, and (n,) whether there are any."""
+        total, n = self.same.without(labels, left_out)
+        if self.apart is not None:
+            part, k = self.apart.without(labels, left_out)
+            total, n = total - part, n - k
+        return total / (n + 1)[:, None], n > 0
+
     def table(
         self,
         wells: np.ndarray,  # grid of measurements
@@ -136,13 +144,19 @@ class LabelFit:
     ) -> np.ndarray:  # (n, n)
         """Agreement of each of `wells` with each of `labels`, as far as other plates know the compound."""
         both = (wells >= 0) & (labels >= 0)
-        measured, said = wells[both], labels[both]
-        total, n = self.same.without(said, left_out)
-        if self.apart is not None:
-            part, k = self.apart.without(said, left_out)
-            total, n = total - part, n - k
-        known = n > 0
-        return self.x[measured[known]] @ (total[known] / (n[known] + 1)[:, None]).T
+        means, known = self._means(labels[both], left_out)
+        return self.x[wells[both][known]] @ means[known].T
+
+    def gain(
+        self,
+        wells: np.ndarray,  # grid of measurements
+        labels: np.ndarray,  # grid of the wells whose labels they may be given
+        left_out: tuple[int, ...],  # plates that do not testify
+    ) -> np.ndarray:  # (n,) of the wells for which both labels are known
+        """How much better each well agrees with the other label than with its own."""
+        both = (wells >= 0) & (labels >= 0)
+        (own, seen), (other, known) = (self._means(of[both], left_out) for of in (wells, labels))
+        return ((other - own) * self.x[wells[both]]).sum(axis=1)[seen & known]
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #bbe3a053
 FOLLOWS = 1.0  # SD; fit by place of the lower quartile of the plates
@@ -169,7 +183,7 @@ def mixup_fits(
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #332130e5
 MIX_FAIL, MIX_WARN = 0.002, 0.01  # p, corrected for the alternatives
-SETTLED, BETTER, EACH, PLACED = 3.1, 2.0, 1.0, 3.0  # SD
+SETTLED, BETTER, EACH, PLACED = 3.1, 2.0, 1.0, 4.0  # SD
 
 
 class Alternative(NamedTuple):
@@ -199,6 +213,12 @@ def _join(z: list[float]) -> float:
     return float(np.sum(z) / np.sqrt(len(z)))
 
 
+def _surely(fit: LabelFit, a: Alternative, grids: np.ndarray) -> bool:
+    """Whether wells gain on average, by so many standard errors."""
+    gain = np.concatenate([fit.gain(grids[p], g, a.plates) for p, g in zip(a.plates, a.labels, strict=True)])
+    return gain.sum() >= PLACED * np.sqrt(((gain - gain.mean()) ** 2).sum())
+
+
 class Weighed:
     """What one witness says about all alternatives."""
 
@@ -208,7 +228,7 @@ class Weighed:
         alternatives: list[Alternative],
         grids: np.ndarray,  # of plate_grids
         seed: int,
-        better_by: float = BETTER,  # SD
+        paired: bool = False,  # the gain of single wells has to be sure as well
     ):
         written: dict[tuple, list[float]] = {}
         own = []
@@ -224,10 +244,12 @@ class Weighed:
         self.other = np.array([_join(z) for z in other])
         self.seen = np.isfinite(self.own) & np.isfinite(self.other)
         self.open = self.seen & ~((self.own >= SETTLED) & (self.own >= self.other))
-        better, m = self.open & (self.other >= np.fmax(self.own + better_by, 2)), int(self.open.sum())
+        better, m = self.open & (self.other >= np.fmax(self.own + BETTER, 2)), int(self.open.sum())
         self.p, rng = np.ones(len(alternatives)), np.random.default_rng(seed)
         for i in [i for i in np.argsort(-self.other) if better[i]][:3]:
             a = alternatives[i]
+            if paired and not _surely(fit, a, grids):
+                continue
             tables = [fit.table(grids[p], g, a.plates) for p, g in zip(a.plates, a.labels, strict=True)]
             p = chance_of_fit(tables, _FIRST, rng)
             if p < 6 / _FIRST:
@@ -302,8 +324,7 @@ def weigh_alternatives(
     seed: int,
 ) -> list[Finding]:  # one per witness
     """Does any alternative fit better than the labels, better than chance allows, and alone?"""
-    by = {w: PLACED if w.endswith(BY_PLACE) else BETTER for w in fits}
-    weighed = {w: Weighed(fit, alternatives, grids, seed, by[w]) for w, fit in fits.items()}
+    weighed = {w: Weighed(fit, alternatives, grids, seed, w.endswith(BY_PLACE)) for w, fit in fits.items()}
     suspicions, found = weigh_suspicions(fits, weighed, alternatives, grids), []
     mine = np.array([a.kind == kind for a in alternatives], bool)
     for witness, x in weighed.items():
