@@ -397,6 +397,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables._read_text': ( '00_base/tables.html#_read_text',
                                                                                      'tcell_drugseq/base/tables.py'),
+                                           'tcell_drugseq.base.tables._take_wells': ( '00_base/tables.html#_take_wells',
+                                                                                      'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables.data_row': ( '00_base/tables.html#data_row',
                                                                                    'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables.decode': ( '00_base/tables.html#decode',

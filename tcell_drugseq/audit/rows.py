@@ -157,7 +157,7 @@ def _measured(screen: AnnData) -> dict[str, np.ndarray]:
     return found
 
 
-@audit("rows moved", forbids=CLAIMS)
+@audit("rows moved", forbids=CLAIMS, cause="rows of a file may have moved", todo="check the order of its rows")
 def audit_rows(
     screen: AnnData,  # a Screen, wells in the order of its files
     seed: int = 614,  # not used
@@ -202,7 +202,9 @@ def _standardised(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-@audit("counts of other wells", limits=CLAIMS)
+@audit(
+    "counts of other wells", limits=CLAIMS, cause="counts are of other wells", todo="check the rows of counts_mat.csv"
+)
 def audit_counts(
     screen: AnnData,  # a Screen, wells in the order of its files
     seed: int = 614,  # not used

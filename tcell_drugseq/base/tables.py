@@ -21,8 +21,8 @@ from .files import read_bytes, written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse', 'Problems', 'decode',
-           'data_row', 'read_numbers', 'read_column', 'write_csv', 'escape_formulas', 'without_apostrophe']
+__all__ = ['WELL_COLUMN', 'NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse', 'Problems',
+           'decode', 'data_row', 'read_numbers', 'read_column', 'write_csv', 'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -206,6 +206,27 @@ def _parse_fast(text: str) -> tuple[list[str], np.ndarray] | None:
         x = np.ascontiguousarray(frame.to_numpy(), dtype=np.float32)
     return (header, x) if np.isfinite(x).all() else None
 
+# %% ../../nbs/00_base/05_tables.ipynb #db41680c
+WELL_COLUMN = "well"
+
+
+def _take_wells(path: Path, text: str, wells: dict[str, list[str]] | None) -> str:
+    """The text without the column `well`, which goes to `wells`; as it is where there is none, or rows are ragged."""
+    if wells is None or WELL_COLUMN not in text.partition("\n")[0]:
+        return text
+    try:
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except csv.Error:
+        return text  # whoever reads the rows says what is wrong with them
+    while rows and not rows[-1]:
+        rows.pop()
+    if header.count(WELL_COLUMN) != 1 or len(header) < 2 or any(len(row) != len(header) for row in rows):
+        return text
+    at, out = header.index(WELL_COLUMN), io.StringIO(newline="")
+    wells[path.name] = [row[at] for row in rows]
+    csv.writer(out, lineterminator="\n").writerows([*row[:at], *row[at + 1 :]] for row in (header, *rows))
+    return out.getvalue()
+
 # %% ../../nbs/00_base/05_tables.ipynb #226d1f93
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)
@@ -216,12 +237,14 @@ def read_numbers(
     problems: Problems,  # takes what is wrong
     fast: bool = False,  # float32 by way of the C parser where possible
     single: bool = False,  # one column is expected
+    wells: dict[str, list[str]] | None = None,  # takes the column `well`, if there is one, by the name of the file
 ) -> (
     tuple[list[str], np.ndarray] | None
 ):  # header and (rows, columns), NaN where a cell is no number; None: not readable
     """Read a CSV of numbers; each cell that is not a finite float32 is a problem with its row and column."""
     if (text := _read_text(path, problems)) is None:
         return None
+    text = _take_wells(path, text, wells)
     if fast and (quick := _parse_fast(text)):
         return quick
     if (table := _read_rows(path, text, problems, single)) is None:
@@ -238,10 +261,11 @@ def read_numbers(
 def read_column(
     path: Path,  # a CSV with one column and any header
     problems: Problems,  # takes what is wrong
+    wells: dict[str, list[str]] | None = None,  # takes the column `well`, if there is one, by the name of the file
 ) -> list[str] | None:  # the texts, unchanged; None: not readable
     """Read a column of names."""
     text = _read_text(path, problems)
-    table = None if text is None else _read_rows(path, text, problems, single=True)
+    table = None if text is None else _read_rows(path, _take_wells(path, text, wells), problems, single=True)
     return None if table is None else [row[0] for row in table[1]]
 
 # %% ../../nbs/00_base/05_tables.ipynb #b10a9a83

@@ -173,19 +173,25 @@ def _check_counts(table: tuple[list[str], np.ndarray], genes: list[str], file: s
 def _read_parts(files: dict[str, Path], problems: Problems) -> dict[str, Any]:
     """Each file's content; (header, matrix) for genes, counts and scores. Rows that differ in number are problems."""
     parts: dict[str, Any] = {}
+    wells: dict[str, list[str]] = {}
     for part, path in files.items():
         single = part in ("activation_old", "dose")
         if single or part in ("gene", "counts", "score"):
-            table = read_numbers(path, problems, fast=part in ("gene", "counts"), single=single)
+            table = read_numbers(path, problems, fast=part in ("gene", "counts"), single=single, wells=wells)
             parts[part] = table[1][:, 0] if table and single else table
         else:
-            parts[part] = read_column(path, problems)
+            parts[part] = read_column(path, problems, None if part == "well" else wells)
     read = {part: value for part, value in parts.items() if value is not None}
     rows = {files[part].name: len(v[1] if isinstance(v, tuple) else v) for part, v in read.items()}
     for name, n in rows.items():
         first = next(iter(rows))
         if n != rows[first]:
             problems.add(name, "", f"{n} rows", f"{rows[first]}, as many as {first} has")
+    for name, own in wells.items() if "well" in read else ():
+        other = [(i, a, b) for i, (a, b) in enumerate(zip(own, read["well"], strict=False)) if a != b]
+        for i, a, b in other[:1]:
+            found = f"well {a!r} ({len(other)} rows differ)"
+            problems.add(name, data_row(i), found, f"{b!r}, as in {files['well'].name}")
     return read
 
 # %% ../../nbs/01_data/03_drafts.ipynb #132b49de
