@@ -39,7 +39,7 @@ def audit_run(
 
     fit_on = folds[0].seen if folds else np.ones(screen.n_obs, bool)
     parts = [
-        audit_screen(screen, seed=cfg.train.seed),
+        audit_screen(screen, seed=cfg.train.seed, cfg=cfg),
         findings_table(audit_correction(screen, fit_on, cfg.correct, corrected)),
     ]
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
@@ -94,7 +94,7 @@ def add_baselines(
     ours = cast(pd.DataFrame, results.obs).filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
     together = groups_left_out(screen, cfg.train.split)
-    models = {"transformer": ours, **tables}
+    models = {"ensemble": ours, **tables}
     bases = training_means(screen, folds)
     compared = compare_models(screen, models, together, bases)
     split = results.obs["split"].to_numpy()

@@ -152,7 +152,7 @@ def evaluate(
     screen: AnnData,
     predictions: pd.DataFrame,  # one row per well, columns as `prediction_table` names them
     split: np.ndarray,  # (N,) "oof", "train", "val" or "new"
-    model: str = "transformer",  # name for the table
+    model: str = "ensemble",  # name for the table
     bases: dict[str, Base] | None = None,  # of training_means; None: one model predicts all wells
 ) -> pd.DataFrame:  # long: model, split, target, metric, value
     """Every figure of merit of each target that is both measured and predicted, by side of the split."""
@@ -176,7 +176,7 @@ def metric(
     target: str,  # a score, "label" or "activation"
     name: str,  # R2, AUROC, ...
     split: str = "val",  # "oof", "train", "val" or "new"
-    model: str = "transformer",  # or "ridge": ridge for scores, logistic regression for the label
+    model: str = "ensemble",  # or "ridge": ridge for scores, logistic regression for the label
 ) -> float:  # NaN where it was not measured
     """Look one value up in the table of metrics."""
     table = results.uns["metrics"]

@@ -81,7 +81,7 @@ _MARKS = {
     "position alone": ("position predicts as well", "randomise the layout, or correct for position"),
     "depth alone": ("depth predicts as well", "sequence deeper, or normalise"),
 }
-_FEW = ("too few groups of wells for an interval", "more compounds or donors")
+_NO_INTERVAL = ("too few groups of wells for an interval", "more compounds or donors")
 
 
 def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, str]) -> list[Reason]:
@@ -91,7 +91,7 @@ def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, str]) -> lis
     ahead = beside[(beside["difference_high"] < 0) & ~beside["model"].isin(marks)].nlargest(1, "value")
     said = f"{row.target}: {row.metric} {row.value:.2f}"
     if math.isnan(row.low):
-        return [Reason("prediction", "limited", f"{said}, but there are {_FEW[0]}", *_FEW, row.target)]
+        return [Reason("prediction", "limited", f"{said}, but there are {_NO_INTERVAL[0]}", *_NO_INTERVAL, row.target)]
     reasons = []
     if len(level):
         best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
@@ -144,7 +144,7 @@ def weigh_alone(
         if column == LABEL and 0 < y.sum() < len(y):
             chance = mannwhitneyu(p[y == 1], p[y == 0], alternative="greater").pvalue
         elif column != LABEL and len(y) > 2 and varies(y) and varies(p):
-            chance = pearsonr(y, p, alternative="greater").pvalue
+            chance = np.asarray(pearsonr(y, p, alternative="greater"))[1]
         if chance > 0.05:
             missed += 1
             said = f"{name}: predictions follow the measurements no more than by chance (p = {chance:.2g})"
@@ -270,7 +270,7 @@ def weigh_importance(
     lost = [r for r in prediction if r.target == name and r.cause not in ("", BETTER)]
     reasons = []
     for r in lost:
-        what = "it is not shown that its target is predicted" if r.cause == _FEW[0] else "its target is not predicted"
+        what = "it is not shown that its target is predicted" if r.cause == _NO_INTERVAL[0] else "its target is not predicted"
         reasons.append(Reason(claim, "no claim", f"{what}, {r.because}", "what it explains is not predicted", r.todo))
     if "importance_checks" not in results.uns:
         unchecked = "its checks were not made"

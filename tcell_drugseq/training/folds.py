@@ -76,12 +76,10 @@ def deal_groups(
 
     groups = np.unique(groups, return_inverse=True)[1]  # scikit-learn is slow with names
     stratify = label is not None and np.bincount(label).min() >= n_parts and groups.max() + 1 > n_parts
-    for kind in (StratifiedGroupKFold, GroupKFold) if stratify else (GroupKFold,):
-        split = kind(n_parts, shuffle=True, random_state=seed).split(np.zeros(len(groups)), label, groups)
-        parts = [part for _, part in split]
-        if all(map(len, parts)):
-            break
-    return parts
+    kinds = (StratifiedGroupKFold, GroupKFold) if stratify else (GroupKFold,)
+    splits = (kind(n_parts, shuffle=True, random_state=seed) for kind in kinds)
+    dealt = [[part for _, part in split.split(np.zeros(len(groups)), label, groups)] for split in splits]
+    return next(parts for parts in dealt if all(map(len, parts)) or parts is dealt[-1])
 
 # %% ../../nbs/03_training/01_folds.ipynb #09ff1a6b
 def _serves(screen: AnnData, groups: np.ndarray, among: np.ndarray) -> bool:
@@ -141,7 +139,8 @@ def split_wells(
 def _deal_sides(screen: AnnData, cfg: TrainConfig, groups: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, str]:
     """Both sides by these groups, and what one of them lacks under all seeds tried."""
     label = screen.obs["label"].to_numpy()[among] if "label" in screen.obs else None
-    split, n_parts = np.full(screen.n_obs, "unseen", dtype=object), min(round(1 / cfg.val_fraction), len(set(groups)))
+    split, lacking = np.full(screen.n_obs, "unseen", dtype=object), ""
+    n_parts = min(round(1 / cfg.val_fraction), len(set(groups)))
     for seed in range(cfg.seed, cfg.seed + _DEALS):
         split[among] = "train"
         split[np.flatnonzero(among)[deal_groups(groups, label, n_parts, seed % 2**32)[0]]] = "val"
