@@ -228,7 +228,8 @@ def _weigh_calls(hits: pd.DataFrame, cfg: HitConfig) -> list[Reason]:
     if (hits["null_widened"] > 1).any():
         said = f"replicates of a compound scatter {hits['treated_spread'].max():.1f} times as far as DMSO wells do, "
         said += "so the null was widened: find out why treated wells are noisier"
-        reasons += [Reason(c, "limited", said) for c in ON_DISTANCES]
+        noisy = ("treated wells scatter more than DMSO wells", "find out why")
+        reasons += [Reason(c, "limited", said, *noisy) for c in ON_DISTANCES]
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #baf34b34
@@ -270,7 +271,11 @@ def weigh_importance(
     lost = [r for r in prediction if r.target == name and r.cause not in ("", BETTER)]
     reasons = []
     for r in lost:
-        what = "it is not shown that its target is predicted" if r.cause == _NO_INTERVAL[0] else "its target is not predicted"
+        what = (
+            "it is not shown that its target is predicted"
+            if r.cause == _NO_INTERVAL[0]
+            else "its target is not predicted"
+        )
         reasons.append(Reason(claim, "no claim", f"{what}, {r.because}", "what it explains is not predicted", r.todo))
     if "importance_checks" not in results.uns:
         unchecked = "its checks were not made"
@@ -299,7 +304,7 @@ def judge_claims(
         compounds = results.obs["compound"][~results.obs["is_control"]].nunique()
         if known and compounds < _FEW:
             said = f"its intervals rest on {compounds} compounds and are rough below {_FEW}: test more compounds"
-            prediction.append(Reason("prediction", "limited", said))
+            prediction.append(Reason("prediction", "limited", said, "few compounds", f"test {_FEW} or more"))
     else:
         prediction = weigh_alone(results)
     if "val" in set(results.obs.get("split", ())):
