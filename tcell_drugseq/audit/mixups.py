@@ -279,7 +279,7 @@ def weigh_suspicions(
     placed = {i for i in clear if any(w.endswith(BY_PLACE) for w in who[i])}
     found: dict[int, list[int] | None] = {i: None for i in who if i not in clear}
     for i in clear:
-        found[i], mine = [], max(weighed[w].other[i] for w in who[i])
+        rivals, mine = [], max(weighed[w].other[i] for w in who[i])
         for j in who:  # contradicted or not: it may explain the same evidence
             if j == i or (i in placed and j not in placed):
                 continue
@@ -289,7 +289,8 @@ def weigh_suspicions(
             else:
                 left = [_join(alternatives[i].z_of_plates(fits[w], grids, alternatives[j].plates)) for w in who[i]]
                 rival = not max(left) >= SETTLED
-            found[i] += [j] if rival else []
+            rivals += [j] if rival else []
+        found[i] = rivals
     return found
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #0c70fc77
@@ -298,8 +299,8 @@ def _accuse(
 ) -> tuple[str, str]:
     """Status and words of one witness about the alternatives `mine`; empty if it suspects none of them."""
     mine = mine & (x.p <= MIX_WARN)
-    sure = [i for i in np.flatnonzero(mine) if suspicions[i] == []]
-    split = [i for i in np.flatnonzero(mine) if suspicions[i]]
+    sure = [i for i in np.flatnonzero(mine).tolist() if suspicions[i] == []]
+    split = [i for i in np.flatnonzero(mine).tolist() if suspicions[i]]
     status = judge(min(x.p[sure + split], default=1.0), MIX_WARN, MIX_FAIL, high_is_bad=False)
     if sure:
         said = "; ".join(f"{alternatives[i].said} (z {x.other[i]:.1f}, as labelled {x.own[i]:.1f})" for i in sure)
