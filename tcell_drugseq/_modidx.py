@@ -1170,6 +1170,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'tcell_drugseq/evidence/apply.py'),
                                               'tcell_drugseq.evidence.apply.apply_model': ( '08_evidence/apply.html#apply_model',
                                                                                             'tcell_drugseq/evidence/apply.py'),
+                                              'tcell_drugseq.evidence.apply.direction_target': ( '08_evidence/apply.html#direction_target',
+                                                                                                 'tcell_drugseq/evidence/apply.py'),
                                               'tcell_drugseq.evidence.apply.order_by_hits': ( '08_evidence/apply.html#order_by_hits',
                                                                                               'tcell_drugseq/evidence/apply.py')},
             'tcell_drugseq.evidence.baselines': { 'tcell_drugseq.evidence.baselines.Baseline': ( '08_evidence/baselines.html#baseline',

@@ -668,7 +668,7 @@ ENTRIES = {
     "qc_replicates": "how alike the replicates of each compound are",
     "best_epoch": "epoch of the final model",
     "importance_target": "the prediction that gene importance explains",
-    "direction_target": "the prediction whose shift gives compounds a direction",
+    "direction_target": "the prediction whose shift gives compounds a direction; empty: none does",
     "deletion_curve": "figures of merit without the first genes, and without random ones",
     "biology_notes": "parts of the biology that the screen does not allow, in sentences",
     "stage_notes": "stages after the training that failed and are left out, each with its reason, in sentences",

@@ -15,11 +15,11 @@ from ..base.defaults import RunConfig
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from tcell_drugseq.model.network import MultiTaskModel, Output
+    from tcell_drugseq.model.network import MultiTaskModel, Output, Tasks
     from tcell_drugseq.training.crossfit import FoldModel
 
 # %% auto #0
-__all__ = ['order_by_hits', 'apply_model', 'apply_folds']
+__all__ = ['order_by_hits', 'direction_target', 'apply_model', 'apply_folds']
 
 # %% ../../nbs/08_evidence/04_apply.ipynb #059610d1
 def order_by_hits(
@@ -37,6 +37,21 @@ def order_by_hits(
     table = table.sort_values(["distance", "compound"], ascending=[False, True], ignore_index=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
+
+# %% ../../nbs/08_evidence/04_apply.ipynb #533cfdd5
+_TREATED = 0.95  # share of wells in which such a label is right
+
+
+def direction_target(
+    obs: pd.DataFrame,  # (N,) is_control, and label where known
+    tasks: Tasks,  # the heads of the model
+) -> str:  # activation, logit or a score; empty where nothing gives a direction
+    """The prediction whose shift gives compounds a direction."""
+    heads = ["activation"] * tasks.activation + ["logit"] * tasks.label + list(tasks.scores)
+    if tasks.label and "label" in obs:
+        said = (obs["label"].to_numpy() == 1) == ~obs["is_control"].to_numpy(bool)
+        heads = [head for head in heads if head != "logit" or _TREATED > said.mean() > 1 - _TREATED]
+    return heads[0] if heads else ""
 
 # %% ../../nbs/08_evidence/04_apply.ipynb #b1fc3f39
 def apply_model(
@@ -64,8 +79,8 @@ def apply_model(
     results.obs[predictions.columns] = predictions
     results.obs["split"], results.obs["fold"] = split, 0
     results.obsm["X_latent"] = out.z
-    results.uns["direction_target"] = resolve_target(model.tasks, model.cfg)
-    shift = np.asarray(pick_output(model, out, results.uns["direction_target"]), dtype=float)
+    results.uns["direction_target"] = by = direction_target(cast(pd.DataFrame, results.obs), model.tasks)
+    shift = np.asarray(pick_output(model, out, by), dtype=float) if by else None
     add_distances(results, cfg.latent, shift)
     if not seen.any() and results.obs["is_control"].any() and not results.obs["is_control"].all():
         obs = cast(pd.DataFrame, results.obs)
@@ -95,7 +110,7 @@ def _explain(results: AnnData, views: list[FoldModel], target: str, cfg: RunConf
 
 def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], cfg: RunConfig) -> None:
     """Distances, ranking and hits, each taken inside the latent of one fold."""
-    from tcell_drugseq.importance.attribution import pick_output, resolve_target
+    from tcell_drugseq.importance.attribution import pick_output
     from tcell_drugseq.latent.distances import fold_distances, latent_norm, rank_compounds
     from tcell_drugseq.latent.hits import fold_hits
 
@@ -104,21 +119,22 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     control = obs["is_control"].to_numpy()
     if not control.any():
         return
-    results.uns["direction_target"] = resolve_target(views[0].model.tasks, views[0].model.cfg)
+    results.uns["direction_target"] = by = direction_target(obs, views[0].model.tasks)
     activation, distances, shift = {}, [], np.full(results.n_obs, np.nan)
     latents = {number: np.asarray(out.z) for number, out in outs.items()}
     for v in views:
         number = v.fold.number
-        what = np.asarray(pick_output(v.model, outs[number], results.uns["direction_target"]), dtype=float)
-        activation[number] = what - what[control].mean()
-        shift[v.fold.test] = activation[number][v.fold.test]
+        if by:
+            what = np.asarray(pick_output(v.model, outs[number], by), dtype=float)
+            activation[number] = what - what[control].mean()
+            shift[v.fold.test] = activation[number][v.fold.test]
         distances.append(fold_distances(latents[number], obs, ~v.fold.seen, cfg.latent)[v.fold.test])
     found = pd.concat(distances).reindex(results.obs_names)
     obs[found.columns] = found
-    hits = fold_hits(latents, obs, [v.fold for v in views], activation, cfg.hits)
+    hits = fold_hits(latents, obs, [v.fold for v in views], activation or None, cfg.hits)
     names = set(obs["compound"][control].astype(str))
     results.uns["hits"] = hits
-    results.uns["compounds"] = order_by_hits(rank_compounds(obs, shift), hits, names)
+    results.uns["compounds"] = order_by_hits(rank_compounds(obs, shift if by else None), hits, names)
 
 # %% ../../nbs/08_evidence/04_apply.ipynb #0f6d3de9
 def apply_folds(
