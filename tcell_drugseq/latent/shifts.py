@@ -14,25 +14,21 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 
 # %% auto #0
-__all__ = ['TIE', 'Centres', 'find_centres', 'Spread', 'fit_spread', 'moderate', 'WellShifts', 'shift_wells', 'finite_latent',
-           'control_distances', 'well_p_values']
+__all__ = ['TIE', 'Centres', 'find_centres', 'smallest_unit', 'Spread', 'fit_spread', 'moderate', 'WellShifts', 'shift_wells',
+           'level_plates', 'finite_latent', 'control_distances', 'well_p_values']
 
-# %% ../../nbs/04_latent/02_shifts.ipynb #16a9f6ac
+# %% ../../nbs/04_latent/02_shifts.ipynb #7a863e23
 class Centres(NamedTuple):
     """Which control wells are the centre for which well."""
 
     level: np.ndarray  # (N,) "plate", "batch" or "all"
     uses: np.ndarray  # (N, centres) one-hot: the centre of each well
     members: np.ndarray  # (centres, controls) 0/1: the control wells of each centre
-    fair: np.ndarray  # (N,) bool: the centre is of the smallest unit that is known, plate before batch before screen
+    plate: (
+        np.ndarray
+    )  # (N,) number of the well's plate among those with controls enough to judge by; -1: not among them
 
-    @property
-    def plate(self) -> np.ndarray:  # (N,)
-        """Number of each well's plate among those with a fair centre, -1 for wells without one."""
-        names, plate = np.unique(np.where(self.fair, self.uses.argmax(axis=1), -1), return_inverse=True)
-        return plate - int(-1 in names)
-
-# %% ../../nbs/04_latent/02_shifts.ipynb #14d2a039
+# %% ../../nbs/04_latent/02_shifts.ipynb #27217775
 def find_centres(
     obs: pd.DataFrame,  # (N,) is_control, and plate and batch where known
     min_controls: int,  # control wells that a plate or batch needs for a centre of its own
@@ -49,8 +45,15 @@ def find_centres(
                 sets[f"{name} {value}"] = here & control
     groups = sorted(set(key))
     members = np.array([sets[g][control] for g in groups], float).reshape(len(groups), control.sum())
-    smallest = next((name for name in ("plate", "batch") if name in obs), "all")
-    return Centres(level, (key[:, None] == groups).astype(float), members, level == smallest)
+    plate = pd.factorize(pd.Series(key).where(level == smallest_unit(obs)), sort=True)[0]
+    return Centres(level, (key[:, None] == groups).astype(float), members, plate)
+
+
+def smallest_unit(
+    obs: pd.DataFrame,  # (N,) plate and batch where known
+) -> str:
+    """The smallest part of the screen that is known by name: "plate", "batch" or "all"."""
+    return next((name for name in ("plate", "batch") if name in obs), "all")
 
 # %% ../../nbs/04_latent/02_shifts.ipynb #2fdb5fea
 class Spread(NamedTuple):
@@ -96,7 +99,7 @@ def moderate(
     share = 1 / (1 + (n - 1) / spread.weight)
     return share * spread.level + (1 - share) * squares / np.maximum(n - 1, 1)
 
-# %% ../../nbs/04_latent/02_shifts.ipynb #c006cde8
+# %% ../../nbs/04_latent/02_shifts.ipynb #9cba7ac4
 class WellShifts(NamedTuple):
     """Each well against its leave-one-out centre; NaN where no control is left for a centre."""
 
@@ -123,17 +126,48 @@ def shift_wells(
 
 
 def _spread_without(z: np.ndarray, drawn: np.ndarray, centres: Centres) -> np.ndarray:
-    """(N,) mean squared deviation of the control wells z (C, Z) of each well's centre, the well itself left out."""
+    """(N,) mean squared deviation of the control wells z (C, Z) of each well's plate, the well itself left out."""
     if not len(z):
         return np.full(len(drawn), np.nan)
-    members, z = centres.members, z - z.mean(axis=0)
-    apart = np.array([row * ((z - z[row > 0].mean(axis=0)) ** 2).sum(axis=1) for row in members])  # (centres, C)
-    n, centre = members.sum(axis=1), centres.uses.argmax(axis=1)
-    itself = (drawn * members[centre]).sum(axis=1)
-    left = n[centre] - itself
-    squares = apart.sum(axis=1)[centre] - (drawn * apart[centre]).sum(axis=1) * n[centre] / np.maximum(left, 1)
-    spread = fit_spread(z, members[(drawn.T @ centres.uses).any(axis=0)])
+    n_plates, z = centres.plate.max(initial=-1) + 1, z - z.mean(axis=0)
+    plates = (drawn.T @ (centres.plate[:, None] == np.arange(n_plates))).T  # (plates, C)
+    members = np.concatenate([plates, centres.members])
+    group = np.where(centres.plate >= 0, centres.plate, n_plates + centres.uses.argmax(axis=1))
+    apart = np.array([row * ((z - z[row > 0].mean(axis=0)) ** 2).sum(axis=1) for row in members])  # (groups, C)
+    n, itself = members.sum(axis=1)[group], (drawn * members[group]).sum(axis=1)
+    left = n - itself
+    squares = apart.sum(axis=1)[group] - (drawn * apart[group]).sum(axis=1) * n / np.maximum(left, 1)
+    spread = fit_spread(z, plates if n_plates else centres.members)
     return np.where(left > 0, moderate(spread, squares.clip(0), np.maximum(left, 1)), np.nan)
+
+# %% ../../nbs/04_latent/02_shifts.ipynb #5501ca0b
+_COMPOUNDS = 2  # on each plate more compounds than so many times its control wells
+
+
+def level_plates(
+    z: np.ndarray,  # (N, Z)
+    obs: pd.DataFrame,  # (N,) compound, is_control, and plate and batch where known
+    centres: Centres,  # of find_centres
+) -> tuple[np.ndarray, Centres]:  # z with all plates centred on all their wells, and one centre; or as they were given
+    """Centre plates on all of their wells if they are alike in what they carry."""
+    control, plate = obs["is_control"].to_numpy(bool), centres.plate
+    n_plates, treated = plate.max(initial=-1) + 1, obs["compound"].astype(str).to_numpy()
+    at = [[np.flatnonzero((plate == g) & (control == kind)) for kind in (True, False)] for g in range(n_plates)]
+    if n_plates < 2 or any(len(set(treated[own])) <= _COMPOUNDS * len(dmso) for dmso, own in at):
+        return z, centres
+    inside = control & (plate >= 0)
+    members = (plate[inside] == np.arange(n_plates)[:, None]).astype(float)
+    squares = np.array([((z[dmso] - z[dmso].mean(axis=0)) ** 2).sum() for dmso, _ in at])
+    n = members.sum(axis=1)
+    spread = fit_spread(z[inside], members)
+    noise = moderate(spread, squares, n) * (1 / n + np.array([1 / len(own) for _, own in at]))
+    apart = np.array([z[own].mean(axis=0) - z[dmso].mean(axis=0) for dmso, own in at])
+    apart = apart - np.average(apart, axis=0, weights=1 / noise)
+    unlike = ((apart**2).sum(axis=1) / noise).sum() / (n_plates - 1)
+    if unlike > 1 + 1.645 * np.sqrt(spread.kurtosis / (n_plates - 1)):
+        return z, centres
+    means = pd.DataFrame(z).groupby(obs[smallest_unit(obs)].astype(str).to_numpy()).transform("mean").to_numpy()
+    return z - means, centres._replace(uses=np.ones((len(obs), 1)), members=inside[control][None].astype(float))
 
 # %% ../../nbs/04_latent/02_shifts.ipynb #39dd1fdb
 def finite_latent(
