@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import HitConfig
-from ..data.matrix import varies
 from .distances import turn_onto
 from .nulls import compound_p_values, sort_wells, treated_noise
 from tcell_drugseq.latent.shifts import (
@@ -20,9 +19,7 @@ from tcell_drugseq.latent.shifts import (
     Centres,
     find_centres,
     finite_latent,
-    fit_spread,
     level_plates,
-    moderate,
     shift_wells,
 )
 from ..training.folds import Fold
@@ -65,15 +62,12 @@ def shift_intervals(
     fair = np.array([(centres.plate[at] >= 0).all() for at in wells], bool)
     if not fair.any() or control.sum() < 2:
         return table
-    if not varies(value):  # a model that is silent has no direction to give, and is sure of it
-        return table.assign(shift=0.0, low=np.where(fair, 0.0, np.nan), high=np.where(fair, 0.0, np.nan))
-    home = centres.uses[control].any(axis=0)
-    spread, n = fit_spread(value[control, None], centres.members[home]), centres.members.sum(axis=1)
+    n = centres.members.sum(axis=1)
     squares = np.array([((v := value[control][row > 0]) - v.mean()) @ (v - v.mean()) for row in centres.members])
-    parts = moderate(spread, squares, n) * (own * treated_noise(value[:, None], obs, centres).factor + own**2 / n)
-    known = (n[home] - 1).sum()
-    freedom = parts.sum(axis=1) ** 2 / (parts**2 / np.minimum(spread.weight + n - 1, known)).sum(axis=1)
-    error = student.ppf(0.975, np.minimum(freedom, known)) * np.sqrt(parts.sum(axis=1)) / r
+    parts = squares / np.maximum(n - 1, 1) * (own * treated_noise(value[:, None], obs, centres).factor + own**2 / n)
+    with np.errstate(invalid="ignore"):  # no noise at all
+        freedom = parts.sum(axis=1) ** 2 / (parts**2 / np.maximum(n - 1, 1)).sum(axis=1)
+    error = student.ppf(0.975, np.nan_to_num(freedom, nan=1.0)) * np.sqrt(parts.sum(axis=1)) / r
     table["low"], table["high"] = (np.where(fair, table["shift"] + e, np.nan) for e in (-error, error))
     return table
 
@@ -185,7 +179,6 @@ def _finish(parts: list[Measured], cfg: HitConfig) -> pd.DataFrame:
     table.loc[known, "q"] = false_discovery_control(table.loc[known, "p"]) if known.any() else np.nan
     table["smallest_q"] = (table["smallest_p"] * known.sum()).clip(upper=1)
     table["direction"] = np.select([table["low"] > 0, table["high"] < 0], ["activating", "suppressing"], "none")
-    table.loc[table["wells"] == 1, "direction"] = "none"  # one well can't tell an effect from an accident
     why = [reasons_against(row, known.sum(), cfg) for _, row in table.iterrows()]
     table["hit"] = [bool(q < cfg.hit_q) and not reasons for q, reasons in zip(table["q"], why, strict=True)]
     table["why_not"] = ["; ".join(reasons) for reasons in why]
