@@ -183,7 +183,8 @@ def mixup_fits(
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #332130e5
 MIX_FAIL, MIX_WARN = 0.002, 0.01  # p, corrected for the alternatives
-SETTLED, BETTER, EACH, PLACED = 3.1, 2.0, 1.0, 4.0  # SD
+SETTLED, BETTER, EACH = 3.1, 2.0, 1.0  # SD
+PLACED = {"exchanged": 3.0, "turned": 3.0, "shifted": 4.0}  # standard errors, before a witness by place
 
 
 class Alternative(NamedTuple):
@@ -216,7 +217,7 @@ def _join(z: list[float]) -> float:
 def _surely(fit: LabelFit, a: Alternative, grids: np.ndarray) -> bool:
     """Whether wells gain on average, by so many standard errors."""
     gain = np.concatenate([fit.gain(grids[p], g, a.plates) for p, g in zip(a.plates, a.labels, strict=True)])
-    return gain.sum() >= PLACED * np.sqrt(((gain - gain.mean()) ** 2).sum())
+    return gain.sum() >= PLACED[a.kind] * np.sqrt(((gain - gain.mean()) ** 2).sum())
 
 
 class Weighed:
@@ -279,7 +280,8 @@ def weigh_suspicions(
     placed = {i for i in clear if any(w.endswith(BY_PLACE) for w in who[i])}
     found: dict[int, list[int] | None] = {i: None for i in who if i not in clear}
     for i in clear:
-        rivals, mine = [], max(weighed[w].other[i] for w in who[i])
+        rivals: list[int] = []
+        mine = max(weighed[w].other[i] for w in who[i])
         for j in who:  # contradicted or not: it may explain the same evidence
             if j == i or (i in placed and j not in placed):
                 continue

@@ -38,7 +38,7 @@ def order_by_hits(
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
 
-# %% ../../nbs/08_evidence/04_apply.ipynb #96e3e572
+# %% ../../nbs/08_evidence/04_apply.ipynb #9d2711ff
 _TREATED = 0.95  # share of wells in which such a label is right
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import HitConfig
+from ..data.matrix import varies
 from .distances import turn_onto
 from .nulls import compound_p_values, sort_wells, treated_noise
 from tcell_drugseq.latent.shifts import (
@@ -62,6 +63,8 @@ def shift_intervals(
     fair = np.array([(centres.plate[at] >= 0).all() for at in wells], bool)
     if not fair.any() or control.sum() < 2:
         return table
+    if not varies(value):  # a model that is silent has no direction to give, and is sure of it
+        return table.assign(shift=0.0, low=np.where(fair, 0.0, np.nan), high=np.where(fair, 0.0, np.nan))
     n = centres.members.sum(axis=1)
     squares = np.array([((v := value[control][row > 0]) - v.mean()) @ (v - v.mean()) for row in centres.members])
     parts = squares / np.maximum(n - 1, 1) * (own * treated_noise(value[:, None], obs, centres).factor + own**2 / n)
@@ -179,6 +182,7 @@ def _finish(parts: list[Measured], cfg: HitConfig) -> pd.DataFrame:
     table.loc[known, "q"] = false_discovery_control(table.loc[known, "p"]) if known.any() else np.nan
     table["smallest_q"] = (table["smallest_p"] * known.sum()).clip(upper=1)
     table["direction"] = np.select([table["low"] > 0, table["high"] < 0], ["activating", "suppressing"], "none")
+    table.loc[table["wells"] == 1, "direction"] = "none"  # one well can't tell an effect from an accident
     why = [reasons_against(row, known.sum(), cfg) for _, row in table.iterrows()]
     table["hit"] = [bool(q < cfg.hit_q) and not reasons for q, reasons in zip(table["q"], why, strict=True)]
     table["why_not"] = ["; ".join(reasons) for reasons in why]
