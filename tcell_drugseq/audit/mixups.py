@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['MIN_PAIRS', 'FOLLOWS', 'BY_PLACE', 'MIX_FAIL', 'MIX_WARN', 'SETTLED', 'BETTER', 'EACH', 'PLACED', 'BATCH_FAIL',
-           'BATCH_WARN', 'MIN_MATES', 'ALIKE', 'plate_grids', 'mixup_witnesses', 'placement_z', 'chance_of_fit',
-           'LabelFit', 'mixup_fits', 'Alternative', 'Weighed', 'weigh_suspicions', 'weigh_alternatives', 'batch_gains',
+__all__ = ['MIN_PAIRS', 'FOLLOWS', 'BY_PLACE', 'MIX_FAIL', 'SETTLED', 'BETTER', 'EACH', 'PLACED', 'BATCH_FAIL', 'BATCH_WARN',
+           'MIN_MATES', 'ALIKE', 'plate_grids', 'mixup_witnesses', 'placement_z', 'chance_of_fit', 'LabelFit',
+           'mixup_fits', 'Alternative', 'Weighed', 'weigh_suspicions', 'weigh_alternatives', 'batch_gains',
            'audit_exchanged_plates', 'audit_turned_plates', 'audit_shifted_rows']
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #66b22fe8
@@ -182,7 +182,7 @@ def mixup_fits(
     return found
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #332130e5
-MIX_FAIL, MIX_WARN = 0.002, 0.01  # p, corrected for the alternatives
+MIX_FAIL = 0.01  # p, corrected for the alternatives
 SETTLED, BETTER, EACH = 3.1, 2.0, 1.0  # SD
 PLACED = {"exchanged": 3.0, "turned": 3.0, "shifted": 4.0}  # standard errors, before a witness by place
 
@@ -245,10 +245,10 @@ class Weighed:
         self.other = np.array([_join(z) for z in other])
         self.seen = np.isfinite(self.own) & np.isfinite(self.other)
         self.open = self.seen & ~((self.own >= SETTLED) & (self.own >= self.other))
-        better, m = self.open & (self.other >= np.fmax(self.own + BETTER, 2)), int(self.open.sum())
+        better, kinds = self.open & (self.other >= np.fmax(self.own + BETTER, 2)), [a.kind for a in alternatives]
         self.p, rng = np.ones(len(alternatives)), np.random.default_rng(seed)
         for i in [i for i in np.argsort(-self.other) if better[i]][:3]:
-            a = alternatives[i]
+            a, m = alternatives[i], sum(self.open[k] for k, kind in enumerate(kinds) if kind == kinds[i])
             if paired and not _surely(fit, a, grids):
                 continue
             tables = [fit.table(grids[p], g, a.plates) for p, g in zip(a.plates, a.labels, strict=True)]
@@ -270,7 +270,7 @@ def weigh_suspicions(
     grids: np.ndarray,  # of plate_grids
 ) -> dict[int, list[int] | None]:  # suspected alternative -> rivals that can't be told from it; None: contradicted
     """Which suspicions are accusations: those without a rival."""
-    who = {i: [w for w, x in weighed.items() if x.p[i] <= MIX_WARN] for i in range(len(alternatives))}
+    who = {i: [w for w, x in weighed.items() if x.p[i] <= MIX_FAIL] for i in range(len(alternatives))}
     who = {i: witnesses for i, witnesses in who.items() if witnesses}
     clear = [
         i
@@ -300,17 +300,16 @@ def _accuse(
     x: Weighed, suspicions: dict[int, list[int] | None], alternatives: list[Alternative], mine: np.ndarray
 ) -> tuple[str, str]:
     """Status and words of one witness about the alternatives `mine`; empty if it suspects none of them."""
-    mine = mine & (x.p <= MIX_WARN)
+    mine = mine & (x.p <= MIX_FAIL)
     sure = [i for i in np.flatnonzero(mine).tolist() if suspicions[i] == []]
     split = [i for i in np.flatnonzero(mine).tolist() if suspicions[i]]
-    status = judge(min(x.p[sure + split], default=1.0), MIX_WARN, MIX_FAIL, high_is_bad=False)
     if sure:
         said = "; ".join(f"{alternatives[i].said} (z {x.other[i]:.1f}, as labelled {x.own[i]:.1f})" for i in sure)
-        return status, f"other labels fit better: {said}"
+        return "fail", f"other labels fit better: {said}"
     if split:
         rivals = sorted({i for i in split} | {j for i in split for j in suspicions[i] or []})
         either = ", or ".join(alternatives[i].said for i in rivals)
-        return status, f"something is mixed up, and which can't be said: {either}"
+        return "fail", f"something is mixed up, and which can't be said: {either}"
     return (
         ("warn", "something is mixed up, and which can't be said: witnesses contradict each other")
         if mine.any()
