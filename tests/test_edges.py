@@ -89,7 +89,7 @@ def test_unread_genes_have_no_rank():
     table = enrich_importance(results, sets).set_index("set")
     assert table["size"].to_dict() == {"read": 20, "mixed": 9, "unread": 0}
     alone = enrich(pd.Series(effect[:199], genes[:199]), sets).set_index("set")
-    assert table.loc["read", "p"] == alone.loc["read", "p"]
+    assert table.loc["read", "p_genes"] == alone.loc["read", "p"]
     assert "0 of 20 genes read by the models" in table.loc["unread", "note"]
 
 

@@ -248,7 +248,7 @@ def beside(
     def found(value: Any) -> Any:
         if isinstance(value, list):
             return [found(one) for one in value]
-        given = Path(str(value)).expanduser()
+        given = Path(os.path.expanduser(str(value)))
         if not value or given.is_absolute() or os.path.exists(given) or not os.path.exists(folder / given):
             return value
         return str(folder / given)

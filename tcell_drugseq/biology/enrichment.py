@@ -296,6 +296,8 @@ def _over_correlated_genes(
     z = x - x.mean(axis=0)
     z = z / np.where(varying := z.std(axis=0) > 0, z.std(axis=0), 1)
     n, size, total = len(z), inside.sum(axis=1), int(varying.sum())
+    if not total:  # no gene varies
+        return pd.DataFrame(np.nan, range(len(inside)), ["effect", "inflation", "p"])
     weight = np.where(inside, 1 / size[:, None], -1 / (inside.shape[1] - size)[:, None])
     shared = (z.mean(axis=1) ** 2).mean()  # mean entry of R
     freedom = total**2 / (((z @ z.T) / n) ** 2).sum()
