@@ -18,7 +18,7 @@ from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not
 from ..base.settings import InputError
 from ..base.tables import quote_some, several_spellings
 from ..latent.nulls import smallest_p_values
-from ..training.folds import deal_groups, trains_on_controls, well_groups
+from ..training.folds import number_folds, trains_on_controls
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -116,14 +116,7 @@ def null_wells(
     control, everywhere = screen.obs["is_control"].to_numpy(bool), np.ones(screen.n_obs, bool)
     if cfg.train.folds == 1:
         return [everywhere]
-    groups = well_groups(screen, cfg.train.split)
-    n_folds = min(cfg.train.folds or len(set(groups)), len(set(groups)))
-    if n_folds < 2:
-        raise InputError(f"split: column {cfg.train.split!r} has one group")
-    label = screen.obs["label"].to_numpy() if "label" in screen.obs else None
-    home = np.zeros(screen.n_obs, int)
-    for number, part in enumerate(deal_groups(groups, label, n_folds, cfg.train.seed), start=1):
-        home[part] = number
+    home = number_folds(screen, cfg.train)
     compound = screen.obs["compound"].astype(str).to_numpy()[~control]
     if pd.Series(home[~control]).groupby(compound).nunique().gt(1).any():
         return [everywhere]  # folds cut through compounds: one null for all

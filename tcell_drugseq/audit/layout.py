@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ['POSITION_FAIL', 'POSITION_WARN', 'AUROC_FAIL', 'AUROC_WARN', 'N_PCS', 'SPREAD_FAIL', 'SPREAD_WARN', 'BLOCK_FAIL',
            'BLOCK_WARN', 'MIN_PLACED', 'PLATES_WARN', 'COLUMNS_FAIL', 'COLUMNS_WARN', 'SAME_FAIL', 'SAME_WARN',
            'BESIDE_FAIL', 'BESIDE_WARN', 'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'well_places', 'what_lacks',
-           'expression_pcs', 'compound_groups', 'held_out_figure', 'plate_matched', 'audit_position',
+           'expression_pcs', 'compound_groups', 'held_out_figure', 'plate_matched', 'inside_plates', 'audit_position',
            'audit_control_places', 'explained_share', 'audit_control_differences', 'audit_same_place',
            'beside_replicates', 'audit_beside', 'shrink_wells', 'audit_strangers', 'audit_edges']
 
@@ -129,10 +129,15 @@ def plate_matched(
     return bool((obs["is_control"].groupby(obs["plate"].astype(str)).sum() >= cfg.centre_controls).all())
 
 
-def _inside_plates(y: np.ndarray, plate: pd.Series) -> tuple[np.ndarray, float]:
-    """Values without the means of their plates, and the share of the variance that these explained."""
-    inside = y - pd.Series(y).groupby(plate.astype(str).to_numpy()).transform("mean").to_numpy()
-    return inside, float(1 - np.nanvar(inside) / max(np.nanvar(y), 1e-12))
+def inside_plates(
+    y: np.ndarray,  # (N, d), no gaps
+    plate: np.ndarray,  # (N,)
+) -> np.ndarray:  # (N, d)
+    """Values without the means of their plates."""
+    code = pd.factorize(plate)[0]
+    sums = np.zeros((code.max() + 1, y.shape[1]))
+    np.add.at(sums, code, y)
+    return y - (sums / np.bincount(code)[:, None])[code]
 
 # %% ../../nbs/07_audit/02_layout.ipynb #ab32d81f
 @audit(
@@ -162,7 +167,10 @@ def audit_position(
         if not enough or (label and np.bincount(y[known].astype(int)).min() < 10):
             found.append(not_testable(name, target, f"{target}: {known.sum()} wells are too few to hold some out"))
             continue
-        inside, by_plates = _inside_plates(y, obs["plate"]) if matched and target == "depth" else (y, 0.0)
+        inside, by_plates = y, 0.0
+        if matched and target == "depth":
+            inside = inside_plates(y[:, None], obs["plate"].astype(str).to_numpy())[:, 0]
+            by_plates = float(1 - inside.var() / max(y.var(), 1e-12))
         value = held_out_figure(places[known], inside[known], groups[known], label, seed)
         limits = (AUROC_WARN, AUROC_FAIL) if label else (POSITION_WARN, POSITION_FAIL)
         status = judge(value, *limits)

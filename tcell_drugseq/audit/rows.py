@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from .layout import N_AXES, expression_pcs, shrink_wells, what_lacks
+from .layout import N_AXES, expression_pcs, inside_plates, shrink_wells, what_lacks
 from ..base.findings import CLAIMS, Finding, audit, judge, not_testable
 from ..data.matrix import target_table, to_dense
 
@@ -35,14 +35,6 @@ def row_shifts(
     return np.array([0, *steps, *(-k for k in steps)])
 
 # %% ../../nbs/07_audit/06_rows.ipynb #605adb45
-def _inside(y: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    """(N, d) without the means of plates (N,)."""
-    code = pd.factorize(plate)[0]
-    sums = np.zeros((code.max() + 1, y.shape[1]))
-    np.add.at(sums, code, y)
-    return y - (sums / np.bincount(code)[:, None])[code]
-
-
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of all wells and columns together, columns centred; 0 for constants."""
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
@@ -59,7 +51,7 @@ def fit_by_basis(
     q = np.linalg.qr(np.column_stack([np.ones(len(basis)), basis]))[0]
     leverage, found = (q**2).sum(axis=1)[:, None], []
     for k in shifts:
-        moved = _inside(np.roll(y, k, axis=0), plate)
+        moved = inside_plates(np.roll(y, k, axis=0), plate)
         left_out = (q @ (q.T @ moved) - leverage * moved) / np.maximum(1 - leverage, 1e-3)
         found.append(_correlation(left_out, moved))
     return np.array(found)
@@ -75,7 +67,7 @@ def fit_by_key(
     code = pd.factorize(key)[0]
     n, found = np.bincount(code)[code], []
     for k in shifts:
-        moved = _inside(np.roll(y, k, axis=0), plate)
+        moved = inside_plates(np.roll(y, k, axis=0), plate)
         sums = np.zeros((code.max() + 1, y.shape[1]))
         np.add.at(sums, code, moved)
         others = (sums[code] - moved) / n[:, None]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Path', 'BASELINES', 'FoldView', 'view_fold', 'choose_setting', 'ridge_path', 'logistic_path', 'pls_path',
-           'knn_path', 'fit_kernel', 'swap_compounds', 'Baseline', 'baseline', 'fit_baselines']
+__all__ = ['log', 'Path', 'BASELINES', 'NOT_PREDICTED', 'FoldView', 'view_fold', 'choose_setting', 'ridge_path', 'logistic_path',
+           'pls_path', 'knn_path', 'fit_kernel', 'swap_compounds', 'Baseline', 'baseline', 'fit_baselines']
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #bab33fe7
 @dataclass(frozen=True)
@@ -251,6 +251,8 @@ class Baseline:
     knows: str  # in words
     fit: Callable[[FoldView, np.ndarray, bool], np.ndarray]  # a fold, y (N,), whether y is the label -> (N,)
     mark: str = ""  # what the verdict calls a mark that has to be beaten; "": a rival, named where it is better
+    cause: str = ""  # what it means where a mark is not beaten, in a few words
+    todo: str = ""  # what to do about that, in a few words
     needs: Callable[[AnnData], bool] | None = None  # whether it can be asked about such a screen
 
 
@@ -261,12 +263,14 @@ def baseline(
     name: str,
     knows: str,  # as in the table above
     mark: str = "",  # as in `Baseline`
+    cause: str = "",  # as in `Baseline`; empty: that it predicts as well
+    todo: str = "",  # as in `Baseline`
     needs: Callable[[AnnData], bool] | None = None,  # as in `Baseline`
 ) -> Callable:  # the function is left as it is
     """Register the function below as a baseline."""
 
     def register(fit: Callable) -> Callable:
-        BASELINES[name] = Baseline(name, knows, fit, mark, needs)
+        BASELINES[name] = Baseline(name, knows, fit, mark, cause or f"{mark} predicts as well", todo, needs)
         return fit
 
     return register
@@ -277,7 +281,10 @@ def _known(view: FoldView, y: np.ndarray) -> np.ndarray:
     return (view.parts >= 0) & ~np.isnan(y)
 
 
-@baseline("mean", "the mean of the training wells", mark="the mean")
+NOT_PREDICTED = ("a target is not predicted", "take another target, or more wells")  # cause, todo
+
+
+@baseline("mean", "the mean of the training wells", "the mean", *NOT_PREDICTED)
 def _mean(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     return np.full(len(y), y[_known(view, y)].mean())
 
@@ -286,13 +293,21 @@ def _mean(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     "position",
     "row, column, plate and batch, not one gene",
     mark="position alone",
+    cause="position predicts as well",
+    todo="randomise the layout, or correct for position",
     needs=lambda screen: _position(screen).shape[1] > 0,
 )
 def _by_position(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     return choose_setting(_covariate_path(5, view.seed), view.position, y, view.parts)
 
 
-@baseline("depth", "how deeply the well was sequenced", mark="depth alone")
+@baseline(
+    "depth",
+    "how deeply the well was sequenced",
+    mark="depth alone",
+    cause="depth predicts as well",
+    todo="sequence deeper, or normalise",
+)
 def _by_depth(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     return choose_setting(_covariate_path(20, view.seed), view.depth, y, view.parts)
 
@@ -328,7 +343,8 @@ def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
 @baseline(
     "shuffled",
     "ridge, trained on the targets of other compounds: what is reached by chance",
-    mark="a model of shuffled labels",
+    "a model of shuffled labels",
+    *NOT_PREDICTED,
 )
 def _shuffled(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     return _ridge(view, y[swap_compounds(view.groups, view.parts >= 0, view.seed)], label)

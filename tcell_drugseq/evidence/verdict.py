@@ -15,7 +15,7 @@ from ..audit.run import all_audits
 from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
 from ..data.matrix import LABEL, rank_r, target_values, varies
-from .baselines import BASELINES
+from .baselines import BASELINES, NOT_PREDICTED, Baseline
 from .compare import intraclass_correlation
 
 if TYPE_CHECKING:
@@ -49,14 +49,13 @@ def decide_claims(
         mine = [r for r in reasons if r.claim == claim]
         status = max((r.status for r in mine), key=STATUS.index)
         decide = [r for r in mine if r.status == status or (r.cause == BETTER and r.status != "claim")]
-        causes = dict(zip((r.cause for r in decide if r.cause), (r.todo for r in decide if r.cause), strict=True))
+        causes = {r.cause: r.todo for r in decide if r.cause}
         texts = dict.fromkeys(r.because for r in decide)
         above = dict.fromkeys(told[text] for text in texts if text in told)
         new = [text for text in texts if text not in told] + [f"what stands beside {other}" for other in above]
         told |= {text: claim for text in texts if text not in told}
-        row = {"claim": claim, "status": status, "cause": "; ".join(causes), "todo": "; ".join(causes.values())}
-        rows.append({**row, "because": "; ".join(new)})
-    return pd.DataFrame(rows)
+        rows.append((claim, status, *map("; ".join, (causes, causes.values(), new))))
+    return pd.DataFrame(rows, columns=["claim", "status", "cause", "todo", "because"])
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #e8e9d5b8
 _ALL = dict.fromkeys(ON_DISTANCES, "no claim") | dict.fromkeys(ON_TARGETS, "limited")
@@ -75,16 +74,10 @@ def weigh_audit(
     return reasons
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #fd72357f
-_MARKS = {
-    "the mean": ("a target is not predicted", "take another target, or more wells"),
-    "a model of shuffled labels": ("a target is not predicted", "take another target, or more wells"),
-    "position alone": ("position predicts as well", "randomise the layout, or correct for position"),
-    "depth alone": ("depth predicts as well", "sequence deeper, or normalise"),
-}
 _NO_INTERVAL = ("too few groups of wells for an interval", "more compounds or donors")
 
 
-def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, str]) -> list[Reason]:
+def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, Baseline]) -> list[Reason]:
     """What the figures of all models say of one target; `row` is the ensemble's."""
     beside = figures[(figures["target"] == row.target) & (figures["model"] != "replicates")]
     level = beside[beside["model"].isin(marks) & ~(beside["difference_low"] > 0)]
@@ -96,10 +89,8 @@ def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, str]) -> lis
     if len(level):
         best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
         mark = marks[best["model"]]
-        told = f"{row.target}: {mark} reaches {best['value']:.2f}, the model {row.value:.2f} ({row.metric})"
-        reasons.append(
-            Reason("prediction", "limited", told, *_MARKS.get(mark, (f"{mark} predicts as well", "")), row.target)
-        )
+        told = f"{row.target}: {mark.mark} reaches {best['value']:.2f}, the model {row.value:.2f} ({row.metric})"
+        reasons.append(Reason("prediction", "limited", told, mark.cause, mark.todo, row.target))
     for best in ahead.itertuples():
         told = f"{said}, {best.model} clearly better with {best.value:.2f}"
         reasons.append(Reason("prediction", "limited", told, BETTER, f"use {best.model} for {row.target}", row.target))
@@ -111,7 +102,7 @@ def weigh_prediction(
     table: pd.DataFrame,  # of compare_models
 ) -> list[Reason]:
     """Which targets are predicted better than by any model that sees no expression, and where a rival is better."""
-    marks = {b.name: b.mark for b in BASELINES.values() if b.mark}
+    marks = {b.name: b for b in BASELINES.values() if b.mark}
     figures = table[table["metric"].isin(["R2", "AUROC"])]
     by_target = [_weigh_target(figures, row, marks) for row in figures[figures["model"] == "ensemble"].itertuples()]
     shown = [all(r.cause in ("", BETTER) for r in reasons) for reasons in by_target]
@@ -133,23 +124,20 @@ def weigh_alone(
     """Which targets are predicted better than by chance, well by well."""
     from scipy.stats import mannwhitneyu, pearsonr
 
-    found, missed = [], 0
-    for column, measured in target_values(results).items():
-        if column not in results.obs:
-            continue
-        name, said = column.removeprefix("pred_"), results.obs[column].to_numpy(float)
-        known = ~(np.isnan(measured) | np.isnan(said))
-        y, p = measured[known], said[known]
-        chance, name = 1.0, "label" if column == LABEL else name
+    asked, found = {c: y for c, y in target_values(results).items() if c in results.obs}, []
+    for column, measured in asked.items():
+        predicted = results.obs[column].to_numpy(float)
+        known = ~(np.isnan(measured) | np.isnan(predicted))
+        y, p = measured[known], predicted[known]
+        chance, name = 1.0, "label" if column == LABEL else column.removeprefix("pred_")
         if column == LABEL and 0 < y.sum() < len(y):
             chance = mannwhitneyu(p[y == 1], p[y == 0], alternative="greater").pvalue
         elif column != LABEL and len(y) > 2 and varies(y) and varies(p):
             chance = np.asarray(pearsonr(y, p, alternative="greater"))[1]
         if chance > 0.05:
-            missed += 1
             said = f"{name}: predictions follow the measurements no more than by chance (p = {chance:.2g})"
-            found.append(Reason("prediction", "limited", said, *_MARKS["the mean"], name))
-    if found and missed == sum(column in results.obs for column in target_values(results)):
+            found.append(Reason("prediction", "limited", said, *NOT_PREDICTED, name))
+    if found and len(found) == len(asked):
         return [r._replace(status="no claim") for r in found]
     said = "it was compared with nothing, as no baselines were fitted"
     return [*found, Reason("prediction", "limited", said, "no baselines were fitted", "run with baselines")]

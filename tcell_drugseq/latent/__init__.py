@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.latent.nulls import (
         compound_p_values as compound_p_values,
-        draw_sets as draw_sets,
         smallest_p_values as smallest_p_values,
     )
     from tcell_drugseq.latent.shifts import (
@@ -64,7 +63,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures": ["latent_coordinates", "latent_map", "plot_compounds", "plot_hits", "plot_latent", "plot_layout"],
         "hits": ["compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
-        "nulls": ["compound_p_values", "draw_sets", "smallest_p_values"],
+        "nulls": ["compound_p_values", "smallest_p_values"],
         "shifts": ["control_distances", "find_centres", "shift_wells"],
     },
 )

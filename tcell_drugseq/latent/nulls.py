@@ -27,8 +27,8 @@ from tcell_drugseq.latent.shifts import (
 )
 
 # %% auto #0
-__all__ = ['count_sets', 'draw_alike', 'draw_sets', 'tail_p_values', 'sort_wells', 'compound_p_values', 'smallest_p_values',
-           'Noise', 'treated_noise']
+__all__ = ['count_sets', 'draw_alike', 'tail_p_values', 'sort_wells', 'compound_p_values', 'smallest_p_values', 'Noise',
+           'treated_noise']
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #beb05c34
 def count_sets(
@@ -97,24 +97,6 @@ def draw_alike(
         return np.concatenate([_some_sets(wells, pattern, limit, rng), own[None]]), pattern
     sets = _all_sets(wells, pattern)
     return np.concatenate([sets[(sets < own.min()).any(axis=1)], own[None]]), pattern
-
-# %% ../../nbs/04_latent/03_nulls.ipynb #b804b956
-def draw_sets(
-    n_controls: int,
-    n_wells: int,  # of the compound
-    limit: int,  # enumerate up to so many sets, else draw so many
-    rng: np.random.Generator,
-) -> np.ndarray:  # (sets, n_controls + n_wells) 0/1, the compound's own wells last
-    """Sets of `n_wells` wells out of controls and own wells; enumerated ones leave out the compound's own set."""
-    total = n_controls + n_wells
-    if comb(total, n_wells) > limit:
-        order = rng.random((limit, total)).argpartition(n_wells - 1, axis=1)
-        chosen = order[:, :n_wells]
-    else:
-        chosen = np.array(list(combinations(range(total), n_wells))[:-1], int).reshape(-1, n_wells)
-    sets = np.zeros((len(chosen), total))
-    np.put_along_axis(sets, chosen, 1.0, axis=1)
-    return sets
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #c2d57f68
 def _lengths(

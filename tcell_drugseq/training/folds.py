@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Fold', 'well_groups', 'deal_groups', 'group_among', 'split_wells', 'trains_on_controls', 'make_folds']
+__all__ = ['log', 'Fold', 'well_groups', 'deal_groups', 'group_among', 'split_wells', 'trains_on_controls', 'number_folds',
+           'make_folds']
 
 # %% ../../nbs/03_training/01_folds.ipynb #7dbe2820
 @dataclass(frozen=True)
@@ -179,6 +180,22 @@ def trains_on_controls(
     return needed or min(len(set(groups[classes == value])) for value in wanted) < enough
 
 # %% ../../nbs/03_training/01_folds.ipynb #5efec5fb
+def number_folds(
+    screen: AnnData,
+    cfg: TrainConfig = TrainConfig(),  # split, folds (not 1), seed
+) -> np.ndarray:  # (N,) number of the fold that tests each well, from 1
+    """Deal groups to folds; raises `InputError` where there is only one group."""
+    groups = well_groups(screen, cfg.split)
+    n_groups = len(set(groups))
+    if n_groups < 2:
+        raise InputError(f"split: column {cfg.split!r} has {n_groups} group, expected at least two")
+    label = screen.obs["label"].to_numpy() if "label" in screen.obs else None
+    number = np.zeros(screen.n_obs, int)
+    for k, part in enumerate(deal_groups(groups, label, min(cfg.folds or n_groups, n_groups), cfg.seed), start=1):
+        number[part] = k
+    return number
+
+
 def make_folds(
     screen: AnnData,
     cfg: TrainConfig = TrainConfig(),  # split, folds, val_fraction, train_controls, seed
@@ -188,16 +205,10 @@ def make_folds(
     if cfg.folds == 1:
         split = split_wells(screen, cfg)
         return [Fold(1, split == "train", split == "val", split == "val")]
-    groups = well_groups(screen, cfg.split)
-    n_groups = len(set(groups))
-    if n_groups < 2:
-        raise InputError(f"split: column {cfg.split!r} has {n_groups} group, expected at least two")
-    label = screen.obs["label"].to_numpy() if "label" in screen.obs else None
-    n_folds = min(cfg.folds or n_groups, n_groups)
+    home, folds = number_folds(screen, cfg), []
     teaches = trains_on_controls(screen, cfg, needs_controls) | ~screen.obs["is_control"].to_numpy()
-    folds = []
-    for number, part in enumerate(deal_groups(groups, label, n_folds, cfg.seed), start=1):
-        test = np.isin(np.arange(screen.n_obs), part)
+    for number in range(1, home.max() + 1):
+        test = home == number
         split = split_wells(screen, cfg, teaches & ~test, f"fold {number}")
         folds.append(Fold(number, split == "train", split == "val", test))
     return folds

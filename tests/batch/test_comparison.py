@@ -28,7 +28,7 @@ from tcell_drugseq.batch.comparison import (
     stable_hits,
     write_ensemble,
 )
-from tcell_drugseq.batch.finished import find_experiments, read_experiments
+from tcell_drugseq.batch.finished import find_experiments, read_experiments, target_columns
 from tcell_drugseq.data.reading import write_bundle
 from tcell_drugseq.data.simulate import simulate_screen
 from tcell_drugseq.pipeline import run
@@ -332,10 +332,12 @@ def test_real_runs_of_two_seeds(tmp_path: Path):
     assert set(read["seed1"].hits["compound"]) == set(screen.obs["compound"]) - {"DMSO"}
     (members,) = find_ensembles(read)
     both = ensemble(read, members)
-    beside = metrics_beside(read).pivot(index="target", columns="experiment", values="value")
     single = both.scores.set_index("target")
-    for target, row in beside.iterrows():
-        assert [row.min(), row.max()] == pytest.approx(  # there of the training means of folds, here pooled over folds
-            single.loc[target, ["single_low", "single_high"]].tolist(), abs=0.1
+    assert set(single.index) == set(metrics_beside(read)["target"])
+    for target, (measured, predicted) in target_columns(read["seed1"].wells.columns).items():
+        figure = roc_auc_score if target == "label" else r2_score  # of all wells, pooled over the folds
+        values = [figure(e.wells[measured], e.wells[predicted]) for e in read.values()]
+        assert [min(values), max(values)] == pytest.approx(
+            single.loc[target, ["single_low", "single_high"]].tolist(), abs=1e-6
         )
     assert rank_agreement(read)["n"].tolist() == [screen.obs["compound"].nunique() - 1]
