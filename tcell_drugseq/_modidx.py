@@ -1177,6 +1177,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'tcell_drugseq/evidence/baselines.py'),
                                                   'tcell_drugseq.evidence.baselines.FoldView': ( '08_evidence/baselines.html#foldview',
                                                                                                  'tcell_drugseq/evidence/baselines.py'),
+                                                  'tcell_drugseq.evidence.baselines._alike': ( '08_evidence/baselines.html#_alike',
+                                                                                               'tcell_drugseq/evidence/baselines.py'),
                                                   'tcell_drugseq.evidence.baselines._boost': ( '08_evidence/baselines.html#_boost',
                                                                                                'tcell_drugseq/evidence/baselines.py'),
                                                   'tcell_drugseq.evidence.baselines._by_depth': ( '08_evidence/baselines.html#_by_depth',

@@ -92,81 +92,87 @@ def _position(screen: AnnData) -> np.ndarray:
     return np.column_stack([v.astype(float) for v in found if np.ptp(v.astype(float)) > 0] or [np.zeros((len(obs), 0))])
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #cd482a9b
-Path = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # x (n, R), y (n,), new x (m, R) -> (settings, m)
+Path = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # x (n, R), y (n, T), new (m, R) -> (settings, m, T)
 
 
 def choose_setting(
     path: Path,
     x: np.ndarray,  # (N, R)
-    y: np.ndarray,  # (N,) NaN where not defined
+    y: np.ndarray,  # (N, T) targets of the same wells, NaN for wells without
     parts: np.ndarray,  # (N,) inner part, -1: not a training well
-) -> np.ndarray:  # (N,) predictions of all wells by the best setting
-    """Choose a setting by inner cross-validation and fit with it; the middle one where no part can be predicted."""
-    known = (parts >= 0) & ~np.isnan(y)
-    error = 0.0
+) -> np.ndarray:  # (N, T) predictions of all wells by the best setting for each target
+    """Choose settings by inner cross-validation and fit with them; the middle one where no part can be predicted."""
+    known = (parts >= 0) & ~np.isnan(y).any(axis=1)
+    predicted = path(x[known], y[known], x)
+    error, tried = np.zeros((len(predicted), y.shape[1])), np.zeros(y.shape[1], bool)
     for part in np.unique(parts[known]):
         fit, asked = known & (parts != part), known & (parts == part)
-        if fit.sum() > 1 and np.ptp(y[fit]) > 0:
-            error = error + ((path(x[fit], y[fit], x[asked]) - y[asked]) ** 2).sum(axis=1)
-    predicted = path(x[known], y[known], x)
-    return predicted[len(predicted) // 2 if np.ndim(error) == 0 else int(np.argmin(error))]
+        varies = (fit.sum() > 1) & (y[fit].max(axis=0, initial=-np.inf) > y[fit].min(axis=0, initial=np.inf))
+        if varies.any():
+            said = path(x[fit], y[fit][:, varies], x[asked])
+            error[:, varies] += ((said - y[asked][:, varies]) ** 2).sum(axis=1)
+        tried |= varies
+    best = np.where(tried, error.argmin(axis=0), len(predicted) // 2)
+    return predicted[best, :, np.arange(y.shape[1])].T
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #ad1629e5
 def ridge_path(
     x: np.ndarray,  # (n, R)
-    y: np.ndarray,  # (n,)
+    y: np.ndarray,  # (n, T)
     new: np.ndarray,  # (m, R)
-) -> np.ndarray:  # (13, m)
+) -> np.ndarray:  # (13, m, T)
     """Ridge regression under 13 penalties, weakest first."""
-    mean, centre = y.mean(), x.mean(axis=0)
+    mean, centre = y.mean(axis=0), x.mean(axis=0)
     own = x - centre
     values, vectors = np.linalg.eigh(own.T @ own)
     penalties = max((own**2).sum() / len(x), 1e-9) * np.logspace(-3, 3, 13)
-    weights = (vectors.T @ (own.T @ (y - mean))) / (values.clip(0) + penalties[:, None])  # (13, R)
-    return mean + weights @ ((new - centre) @ vectors).T
+    weights = (vectors.T @ (own.T @ (y - mean))) / (values.clip(0) + penalties[:, None])[..., None]  # (13, R, T)
+    return mean + ((new - centre) @ vectors) @ weights
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #3f10f3a2
 def logistic_path(
     x: np.ndarray,  # (n, R)
-    y: np.ndarray,  # (n,) 0/1
+    y: np.ndarray,  # (n, 1) 0/1
     new: np.ndarray,  # (m, R)
-) -> np.ndarray:  # (7, m) probabilities
+) -> np.ndarray:  # (7, m, 1) probabilities
     """Logistic regression under seven penalties, strongest first."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=2000, warm_start=True)
     unit = max(((x - x.mean(axis=0)) ** 2).sum() / len(x), 1e-9)
-    fits = [model.set_params(C=1 / (unit * s)).fit(x, y).predict_proba(new)[:, 1] for s in np.logspace(3, -3, 7)]
+    fits = [model.set_params(C=1 / (unit * s)).fit(x, y[:, 0]).predict_proba(new)[:, 1:] for s in np.logspace(3, -3, 7)]
     return np.array(fits)
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #770609eb
 def pls_path(
     x: np.ndarray,  # (n, R)
-    y: np.ndarray,  # (n,)
+    y: np.ndarray,  # (n, T)
     new: np.ndarray,  # (m, R)
-) -> np.ndarray:  # (10, m)
+) -> np.ndarray:  # (10, m, T)
     """Partial least squares with one to ten components; with too few wells the last possible one is repeated."""
     from sklearn.cross_decomposition import PLSRegression
 
     most = max(1, min(10, len(x) - 2, x.shape[1]))
-    model = PLSRegression(most, scale=False).fit(x, y)
-    steps = ((new - x.mean(axis=0)) @ model.x_rotations_) * model.y_loadings_[0]  # (m, most)
-    path = y.mean() + np.cumsum(steps, axis=1).T
-    return path[np.minimum(np.arange(10), most - 1)]
+    paths = []
+    for one in y.T:  # several targets at once would share their components
+        model = PLSRegression(most, scale=False).fit(x, one)
+        steps = ((new - x.mean(axis=0)) @ model.x_rotations_) * model.y_loadings_[0]  # (m, most)
+        paths.append(one.mean() + np.cumsum(steps, axis=1).T)
+    return np.stack(paths, axis=-1)[np.minimum(np.arange(10), most - 1)]
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #6abce0d2
 def knn_path(
     x: np.ndarray,  # (n, R)
-    y: np.ndarray,  # (n,)
+    y: np.ndarray,  # (n, T)
     new: np.ndarray,  # (m, R)
-) -> np.ndarray:  # (12, m)
+) -> np.ndarray:  # (12, m, T)
     """Mean of the 3, 5, 10, 15, 25 and 40 nearest training wells, in 10 and in 50 components."""
     from sklearn.neighbors import NearestNeighbors
 
     rows = []
     for dims in (10, 50):
         near = NearestNeighbors(n_neighbors=min(40, len(x))).fit(x[:, :dims]).kneighbors(new[:, :dims])[1]
-        means = np.cumsum(y[near], axis=1) / np.arange(1, near.shape[1] + 1)
+        means = np.cumsum(y[near], axis=1) / np.arange(1, near.shape[1] + 1)[:, None]  # (m, neighbours, T)
         rows += [means[:, min(k, near.shape[1]) - 1] for k in (3, 5, 10, 15, 25, 40)]
     return np.array(rows)
 
@@ -176,26 +182,28 @@ _WELLS = 2000  # that a kernel is fitted on
 
 def fit_kernel(
     x: np.ndarray,  # (n, R)
-    y: np.ndarray,  # (n,)
+    y: np.ndarray,  # (n, T)
     new: np.ndarray,  # (m, R)
-) -> np.ndarray:  # (m,)
+) -> np.ndarray:  # (m, T)
     """Gaussian kernel ridge regression under the best of three widths and eleven penalties."""
 
     def apart(a: np.ndarray) -> np.ndarray:
         return ((a**2).sum(axis=1)[:, None] + (x**2).sum(axis=1) - 2 * a @ x.T).clip(0)
 
-    own, other, best, answer = apart(x), apart(new), np.inf, np.full(len(new), y.mean())
-    median, away = max(np.median(own[np.triu_indices(len(x), 1)]), 1e-9), y - y.mean()
+    own, other, mean = apart(x), apart(new), y.mean(axis=0)
+    median, away = max(np.median(own[np.triu_indices(len(x), 1)]), 1e-9), y - mean
+    best, answer = np.full(y.shape[1], np.inf), np.tile(mean, (len(new), 1))
     for width in (0.25, 1, 4):
         values, vectors = np.linalg.eigh(np.exp(-own / (width * median)))
         inner, values = vectors.T @ away, values.clip(0)
         to_new = np.exp(-other / (width * median)) @ vectors
         for penalty in np.logspace(-3, 2, 11):
-            share = values / (values + penalty)
+            share = (values / (values + penalty))[:, None]
             leverage = vectors**2 @ share + 1 / len(x)
-            error = (((away - vectors @ (share * inner)) / (1 - leverage).clip(1e-6)) ** 2).mean()
-            if error < best:
-                best, answer = error, y.mean() + to_new @ (inner / (values + penalty))
+            error = (((away - vectors @ (share * inner)) / (1 - leverage).clip(1e-6)) ** 2).mean(axis=0)
+            better = error < best
+            best = np.where(better, error, best)
+            answer[:, better] = mean[better] + to_new @ (inner[:, better] / (values + penalty)[:, None])
     return answer
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #65e36ee3
@@ -203,11 +211,12 @@ def _covariate_path(leaf: int, seed: int) -> Path:
     """Ridge regression under 13 penalties, then trees; of a 0/1 target both give the probability."""
     from sklearn.ensemble import ExtraTreesRegressor
 
-    def path(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:  # (14, m)
+    def path(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:  # (14, m, T)
         sd = x.std(axis=0)
         sd = np.where(sd > 0, sd, 1)
         forest = ExtraTreesRegressor(50, min_samples_leaf=max(1, min(leaf, len(x) // 4)), random_state=seed)
-        return np.vstack([ridge_path(x / sd, y, new / sd), forest.fit(x, y).predict(new)])
+        trees = np.column_stack([forest.fit(x, one).predict(new) for one in y.T])
+        return np.concatenate([ridge_path(x / sd, y, new / sd), trees[None]])
 
     return path
 
@@ -249,7 +258,7 @@ class Baseline:
 
     name: str  # as in `baselines.csv`
     knows: str  # in words
-    fit: Callable[[FoldView, np.ndarray, bool], np.ndarray]  # a fold, y (N,), whether y is the label -> (N,)
+    fit: Callable[[FoldView, np.ndarray, bool], np.ndarray]  # a fold, y (N, T), whether that is the label -> (N, T)
     mark: str = ""  # what the verdict calls a mark that has to be beaten; "": a rival, named where it is better
     cause: str = ""  # what it means where a mark is not beaten, in a few words
     todo: str = ""  # what to do about that, in a few words
@@ -277,8 +286,8 @@ def baseline(
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #567ec424
 def _known(view: FoldView, y: np.ndarray) -> np.ndarray:
-    """Training wells with a target."""
-    return (view.parts >= 0) & ~np.isnan(y)
+    """Training wells with targets; `y` (N, T) are targets of the same wells."""
+    return (view.parts >= 0) & ~np.isnan(y).any(axis=1)
 
 
 NOT_PREDICTED = ("a target is not predicted", "take another target, or more wells")  # cause, todo
@@ -286,7 +295,7 @@ NOT_PREDICTED = ("a target is not predicted", "take another target, or more well
 
 @baseline("mean", "the mean of the training wells", "the mean", *NOT_PREDICTED)
 def _mean(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    return np.full(len(y), y[_known(view, y)].mean())
+    return np.tile(y[_known(view, y)].mean(axis=0), (len(y), 1))
 
 
 @baseline(
@@ -337,7 +346,7 @@ def _knn(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
 
 @baseline("trees", "gradient boosted trees")
 def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    return _boost(view, y, _known(view, y), label)
+    return np.column_stack([_boost(view, one, _known(view, y), label) for one in y.T])
 
 
 @baseline(
@@ -350,14 +359,22 @@ def _shuffled(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     return _ridge(view, y[swap_compounds(view.groups, view.parts >= 0, view.seed)], label)
 
 
+def _alike(view: FoldView, targets: pd.DataFrame) -> list[list[str]]:
+    """Names of the targets that have the same training wells; the label stands alone."""
+    known, alike = targets[view.parts >= 0].notna(), {}
+    for name in targets:
+        alike.setdefault((name == LABEL, known[name].to_numpy().tobytes()), []).append(name)
+    return list(alike.values())
+
+
 def _predict(name: str, view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    """One baseline's predictions of one target for all wells."""
+    """One baseline's predictions of targets (N, T) of the same wells for all wells."""
     known = _known(view, y)
     if not known.any():
-        return np.full(len(y), np.nan)
-    if known.sum() < 4 or np.ptp(y[known]) == 0:
-        return np.full(len(y), y[known].mean())
-    predicted = BASELINES[name].fit(view, y, label)
+        return np.full(y.shape, np.nan)
+    predicted, varies = np.tile(y[known].mean(axis=0), (len(y), 1)), np.ptp(y[known], axis=0) > 0
+    if known.sum() >= 4 and varies.any():
+        predicted[:, varies] = BASELINES[name].fit(view, y[:, varies], label)
     return predicted.clip(0, 1) if label else predicted
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #b86e0b4b
@@ -372,17 +389,19 @@ def fit_baselines(
     from threadpoolctl import threadpool_limits
 
     groups = well_groups(screen, "compound") if groups is None else groups
-    targets = target_values(screen)
+    targets = pd.DataFrame(target_values(screen), index=screen.obs_names)
     models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
-    tables = {m: pd.DataFrame(np.nan, index=screen.obs_names, columns=list(targets)) for m in models}
+    tables = {m: pd.DataFrame(np.nan, index=targets.index, columns=targets.columns) for m in models}
     seconds = dict.fromkeys(models, 0.0)
     with threadpool_limits(1):  # small problems: more threads only wait for each other
         for fold in folds:
             view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
+            alike = _alike(view, targets)
             for model in models:
                 start = time.perf_counter()
-                for column, y in targets.items():
-                    tables[model].loc[fold.test, column] = _predict(model, view, y, column == LABEL)[fold.test]
+                for names in alike:
+                    y = targets[names].to_numpy(float)
+                    tables[model].loc[fold.test, names] = _predict(model, view, y, names == [LABEL])[fold.test]
                 seconds[model] += time.perf_counter() - start
     log.info("baselines: %s", ", ".join(f"{m} {s:.1f} s" for m, s in seconds.items()))
     return tables
