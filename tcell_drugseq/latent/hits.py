@@ -121,6 +121,9 @@ def _draw(part: Measured, rng: np.random.Generator, cfg: HitConfig) -> np.ndarra
     return lengths
 
 
+_TOLD_APART = 1.28  # SD of a difference: the 90 % quantile of a normal distribution
+
+
 def resample(
     parts: list[Measured],  # compounds of one or several latents
     cfg: HitConfig = HitConfig(),  # hit_bootstrap, hit_seed
@@ -128,12 +131,12 @@ def resample(
     """95 % interval of the rank with noise drawn from the control wells."""
     rng = np.random.default_rng(cfg.hit_seed)
     lengths = np.concatenate([_draw(part, rng, cfg) for part in parts], axis=1)
-    ranks = (-lengths).argsort(axis=1).argsort(axis=1) + 1
-    rank_low, rank_high = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
-    unknown = np.isnan(lengths).any(axis=0)
-    rank_low, rank_high = np.where(unknown, 1, rank_low), np.where(unknown, lengths.shape[1], rank_high)
+    mean, sd, ends = lengths.mean(axis=0), lengths.std(axis=0), []
+    for own, scatter in zip(mean, sd, strict=True):
+        apart = _TOLD_APART * np.hypot(sd, scatter)
+        ends.append((1 + (mean - own > apart).sum(), len(mean) - (own - mean > apart).sum()))
     names = np.concatenate([part.table.index for part in parts])
-    return pd.DataFrame({"rank_low": rank_low, "rank_high": rank_high}, names)
+    return pd.DataFrame(ends, names, columns=["rank_low", "rank_high"])
 
 # %% ../../nbs/04_latent/04_hits.ipynb #4faa57d9
 def reasons_against(
