@@ -5,8 +5,6 @@
 # %% ../../nbs/08_evidence/02_baselines.ipynb #765c2064
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,10 +18,8 @@ from ..training.folds import Fold, well_groups
 if TYPE_CHECKING:
     from anndata import AnnData
 
-log = logging.getLogger(__name__)
-
 # %% auto #0
-__all__ = ['log', 'Path', 'BASELINES', 'NOT_PREDICTED', 'FoldView', 'view_fold', 'choose_setting', 'ridge_path', 'logistic_path',
+__all__ = ['Path', 'BASELINES', 'NOT_PREDICTED', 'FoldView', 'view_fold', 'choose_setting', 'ridge_path', 'logistic_path',
            'pls_path', 'knn_path', 'fit_kernel', 'swap_compounds', 'Baseline', 'baseline', 'fit_baselines']
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #bab33fe7
@@ -386,22 +382,19 @@ def fit_baselines(
     groups: np.ndarray | None = None,  # (N,) what inner parts keep together; default: compounds, controls one by one
 ) -> dict[str, pd.DataFrame]:  # model -> (N,) predictions named as in `prediction_table`, NaN for wells not predicted
     """Fit every baseline on the training side of every fold and predict the fold's test wells."""
+    import torch
+    from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
 
     groups = well_groups(screen, "compound") if groups is None else groups
     targets = pd.DataFrame(target_values(screen), index=screen.obs_names)
     models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
     tables = {m: pd.DataFrame(np.nan, index=targets.index, columns=targets.columns) for m in models}
-    seconds = dict.fromkeys(models, 0.0)
-    with threadpool_limits(1):  # small problems: more threads only wait for each other
+    with threadpool_limits(1), Parallel(torch.get_num_threads(), prefer="threads") as at_once:
         for fold in folds:
             view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
-            alike = _alike(view, targets)
-            for model in models:
-                start = time.perf_counter()
-                for names in alike:
-                    y = targets[names].to_numpy(float)
-                    tables[model].loc[fold.test, names] = _predict(model, view, y, names == [LABEL])[fold.test]
-                seconds[model] += time.perf_counter() - start
-    log.info("baselines: %s", ", ".join(f"{m} {s:.1f} s" for m, s in seconds.items()))
+            tasks = [(model, names) for names in _alike(view, targets) for model in models]
+            asked = ((model, view, targets[names].to_numpy(float), names == [LABEL]) for model, names in tasks)
+            for (model, names), said in zip(tasks, at_once(delayed(_predict)(*a) for a in asked), strict=True):
+                tables[model].loc[fold.test, names] = said[fold.test]
     return tables
