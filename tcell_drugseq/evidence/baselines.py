@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -395,6 +395,7 @@ def fit_baselines(
             view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
             tasks = [(model, names) for names in _alike(view, targets) for model in models]
             asked = ((model, view, targets[names].to_numpy(float), names == [LABEL]) for model, names in tasks)
-            for (model, names), said in zip(tasks, at_once(delayed(_predict)(*a) for a in asked), strict=True):
+            found: Any = at_once(delayed(_predict)(*a) for a in asked)
+            for (model, names), said in zip(tasks, found, strict=True):
                 tables[model].loc[fold.test, names] = said[fold.test]
     return tables
