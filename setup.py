@@ -24,9 +24,10 @@ setup(
     author=meta["author"],
     license=meta["license"],
     python_requires=">=" + meta["min_python"],
-    packages=find_packages(include=["tcell_drugseq*"]),
+    packages=[*find_packages(include=["tcell_drugseq*"]), "tcell_drugseq.analysis"],
+    package_dir={"tcell_drugseq.analysis": "nbs/analysis"},  # the notebooks that reports and batches run
     include_package_data=True,
-    package_data={"tcell_drugseq": ["assets/**/*", "py.typed"]},
+    package_data={"tcell_drugseq": ["assets/**/*", "py.typed"], "tcell_drugseq.analysis": ["*.ipynb"]},
     install_requires=lines("requirements"),
     extras_require={
         "cluster": lines("cluster_requirements"),

@@ -175,6 +175,29 @@ def test_predict_needs_expression_only(fork, screen, trained, tmp_path):
         assert (predicted[column] - old[column].head(7)).abs().max() < 1e-4
 
 
+def test_predict_predicts_and_no_more_unless_asked(fork, screen, trained, tmp_path):
+    model = ["--model_path", trained / "model.pt", "--data_dir", screen, "--no_biology", *DRAWS[:4]]
+    assert fork("predict", *model, "--out_dir", tmp_path / "alone").returncode == 0
+    assert not (tmp_path / "alone" / "importance_checks.csv").exists()
+    assert fork("predict", *model, "--out_dir", tmp_path / "all", "--check_importance").returncode == 0
+    assert (tmp_path / "all" / "importance_checks.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "predict"])
+def test_help_fits_on_a_page_and_all_of_it_is_asked_for(fork, command):
+    short, whole = (fork(command, words).stdout for words in ("--help", "--help-all"))
+    assert len(short.splitlines()) <= 40 and "--help-all" in short
+    flags = {line.split()[0] for line in whole.splitlines() if line.strip().startswith("--")}
+    assert flags > {line.split()[0] for line in short.splitlines() if line.strip().startswith("--")}
+    assert {"--data_dir", "--hit_draws", "--gene_sets"} < flags
+
+
+def test_audit_and_validate_list_what_they_use(fork):
+    for command in ("audit", "validate"):
+        said = fork(command, "--help").stdout
+        assert "--data_dir" in said and "--folds" in said and "--d_model" not in said and "--epochs" not in said
+
+
 MISTAKES = {
     "missing folder": (["--data_dir", "nowhere"], "nowhere"),
     "unknown device": (["--device", "tpu"], "device: found 'tpu', expected one of auto, cpu"),

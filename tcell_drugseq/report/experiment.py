@@ -40,8 +40,13 @@ __all__ = ['log', 'default_notebook', 'check_name', 'check_experiment', 'hold_ex
 
 # %% ../../nbs/10_report/07_experiment.ipynb #478123f6
 def default_notebook() -> Path:
-    """The report notebook of the repository the package is installed from; raises `InputError` if it is absent."""
-    notebook = ASSETS.parents[1] / "nbs" / "analysis" / "10_experiment.ipynb"
+    """The report notebook: of the installed package, or of the repository where the package is run from one.
+
+    Raises `InputError` if it is absent.
+    """
+    package = ASSETS.parent
+    folders = (package / "analysis", package.parent / "nbs" / "analysis")  # a wheel, a repository
+    notebook = next((f for f in folders if f.is_dir()), folders[-1]) / "10_experiment.ipynb"
     if not notebook.is_file():
         raise InputError(f"{notebook}: no such notebook; say which one to run")
     return notebook

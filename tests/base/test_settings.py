@@ -102,14 +102,14 @@ def test_what_holds_no_settings_is_refused(values):
     assert one_line(e.value)
 
 
-@pytest.mark.parametrize(
-    "args", [["--seed", "4294967296"], ["--lr", "nan"], ["--weight_decay", "inf"], ["--hit_q", "1e400"]]
-)
-@pytest.mark.parametrize("command", ["run", "predict", "validate", "audit"])
-def test_flags_are_refused_before_anything_is_read(fork, tmp_path, command, args):
-    done = fork(command, "--data_dir", tmp_path / "nowhere", *args, cwd=tmp_path)
+REFUSED = {"--seed": "4294967296", "--lr": "nan", "--weight_decay": "inf", "--hit_q": "1e400", "--val_fraction": "nan"}
+USED = {"run": list(REFUSED), "predict": ["--seed", "--hit_q"], "validate": ["--seed", "--val_fraction"]}
+USED["audit"] = ["--seed", "--hit_q", "--val_fraction"]
+
+
+@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, flags in USED.items() for flag in flags])
+def test_flags_are_refused_before_anything_is_read(fork, tmp_path, command, flag):
+    done = fork(command, "--data_dir", tmp_path / "nowhere", flag, REFUSED[flag], cwd=tmp_path)
     assert done.returncode == 2
-    assert (
-        done.stderr.startswith(f"error: command line: {args[0].lstrip('-')}: found ") and done.stderr.count("\n") == 1
-    )
+    assert done.stderr.startswith(f"error: command line: {flag.lstrip('-')}: found ") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
