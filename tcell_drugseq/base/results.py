@@ -543,7 +543,7 @@ _TRAINING = (
     Output(
         "folds.csv",
         "training",
-        "wells of each fold and the epoch that was kept",
+        "wells of each fold, the epoch that was kept and what the training wells are like on average",
         (
             Column("fold", "number of the fold, from 1"),
             Column("train", "wells that the weights were fitted on"),
@@ -554,6 +554,9 @@ _TRAINING = (
             Column("unseen_controls", "control wells that had no part in the fit"),
             Column("epoch", "epoch whose weights were kept, from 1; absent where the models were loaded"),
             Column("val_total", "validation loss of that epoch; absent where the models were loaded"),
+            Column("mean_<score>", "mean of the score over train and val, with which R2 compares", "as in the screen"),
+            Column("mean_label_prob", "share of label 1 in train and val", "0 to 1"),
+            Column("mean_activation", "mean of activation_old over train and val", "as activation_old"),
         ),
         key="folds",
     ),

@@ -292,24 +292,20 @@ def _mean_ranks(members: Sequence[Finished]) -> pd.DataFrame:
     return table.drop(columns="partly")
 
 # %% ../../nbs/11_batch/05_comparison.ipynb #455d4293
-def _score(measured: pd.Series, predicted: pd.Series, metric: str) -> float:
-    from sklearn.metrics import r2_score, roc_auc_score
-
-    if metric == "R2":
-        return float(r2_score(measured, predicted)) if measured.nunique() > 1 else np.nan
-    return float(roc_auc_score(measured, predicted)) if measured.nunique() == 2 else np.nan
-
-
 def _mean_scores(wells: pd.DataFrame, members: Sequence[Finished]) -> pd.DataFrame:
+    from tcell_drugseq.evidence.metrics import Base, label_metrics, score_metrics
+
     rows, wells = [], wells.set_index("well_id")
+    order = [e.wells.index.get_indexer(wells.index) for e in members]
     for target, (measured, predicted) in target_columns(members[0].wells.columns).items():
-        if measured not in wells:
+        if measured not in wells or any(predicted not in e.bases for e in members):
             continue
-        known = wells[wells[[measured, predicted]].notna().all(axis=1)]
-        metric = "AUROC" if target == "label" else "R2"
-        single = [_score(known[measured], e.wells.loc[known.index, predicted], metric) for e in members]
-        ours = _score(known[measured], known[predicted], metric)
-        rows.append((target, metric, len(known), ours, np.mean(single), min(single), max(single)))
+        metric, judge = ("AUROC", label_metrics) if target == "label" else ("R2", score_metrics)
+        y, bases = wells[measured].to_numpy(), [e.bases[predicted].at(o) for e, o in zip(members, order, strict=True)]
+        each = [e.wells[predicted].to_numpy()[o] for e, o in zip(members, order, strict=True)]
+        single = [judge(y, p, base=base)[metric] for p, base in zip(each, bases, strict=True)]
+        ours = judge(y, wells[predicted].to_numpy(), base=Base.together(bases))
+        rows.append((target, metric, ours["n"], ours[metric], np.mean(single), min(single), max(single)))
     columns = ["target", "metric", "wells", "mean_prediction", "single_mean", "single_low", "single_high"]
     return pd.DataFrame(rows, columns=columns)
 

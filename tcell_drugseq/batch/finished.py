@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from ..base.files import read_bytes, read_yaml
 from ..base.settings import InputError, leaves, shown
 from ..base.tables import data_row, decode, refuse, without_apostrophe
 from ..data.matrix import Z_NAMES
+
+if TYPE_CHECKING:
+    from tcell_drugseq.evidence.metrics import Base
 
 # %% auto #0
 __all__ = ['Finished', 'target_columns', 'read_experiments', 'find_experiments']
@@ -40,6 +43,9 @@ class Finished:
     models: pd.DataFrame  # baselines.csv; empty if no baselines were fitted
     previous: dict[str, Any] | None  # summary of the run that this one replaced
     made_of: dict[str, Any]  # parameters, inputs and code from the record; empty without one
+    bases: dict[
+        str, Base
+    ]  # by column of predictions: what each fold knew beforehand; empty where that was not kept yet
 
 # %% ../../nbs/11_batch/04_finished.ipynb #f9977ff3
 def _rows(folder: Path, file: str) -> pd.DataFrame:
@@ -151,7 +157,8 @@ def _read_settings(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
     return {"data hash": hashed, "version": version} | code | kept | files
 
 # %% ../../nbs/11_batch/04_finished.ipynb #1cb97273
-_READ = ("run.yaml", "hits.csv", "well_predictions_results.csv", "gene_importance_gradinput.csv", "baselines.csv")
+_READ = ("run.yaml", "hits.csv", "well_predictions_results.csv", "gene_importance_gradinput.csv")
+_READ += ("baselines.csv", "folds.csv")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -196,6 +203,22 @@ def _verify(folder: Path, found: Finished) -> None:
         what = "wells that are no out-of-fold predictions, or twice the same well"
         refuse(str(folder), "results/well_predictions_results.csv", what, "each well once, predicted out of fold")
 
+# %% ../../nbs/11_batch/04_finished.ipynb #e11e1b55
+def _read_bases(folder: Path, wells: pd.DataFrame) -> dict[str, Base]:
+    """What the model of each well's fold knew of each target that was measured."""
+    from tcell_drugseq.evidence.metrics import bases_of
+
+    file, of_wells = "results/folds.csv", "results/well_predictions_results.csv"
+    rows = _rows(folder, file) if (folder / file).exists() else pd.DataFrame()
+    kept = [str(c) for c in rows if str(c).startswith("mean_")]
+    if not kept:
+        return {}
+    means = _typed(folder, file, rows, ("fold", *kept), ()).set_index("fold")
+    number = _typed(folder, of_wells, wells, ("fold",), ())["fold"]
+    if set(number) != set(means.index) or not means.index.is_unique:
+        refuse(str(folder), file, f"folds {shown(list(means.index))}", f"each fold of {of_wells} once")
+    return bases_of(means.rename(columns=lambda c: c.replace("mean_", "pred_", 1)), number.to_numpy())
+
 # %% ../../nbs/11_batch/04_finished.ipynb #6542a851
 _MODELS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
@@ -223,10 +246,11 @@ def _read_one(folder: Path) -> Finished:
         "gene_importance_gradinput.csv", ("GradInputImportance",), ("Gene", "Target"), bool(summary.get("top_genes"))
     )
     genes = genes.set_axis(["gene", "target", "importance"], axis=1)
+    bases = _read_bases(folder, rows)
     old = _read_summary(folder, "previous.json") if (folder / "previous.json").exists() else None
     settings |= {"importance of": genes["target"].iloc[0] if len(genes) else "none"}
     hits["hit"] = hits["hit"] == 1
-    found = Finished(folder.name, summary, settings, hits, genes, wells, models, old, made_of)
+    found = Finished(folder.name, summary, settings, hits, genes, wells, models, old, made_of, bases)
     _verify(folder, found)
     return found
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.evidence.gather import add_evidence as add_evidence, audit_run as audit_run
     from tcell_drugseq.evidence.metrics import (
+        Base as Base,
+        bases_of as bases_of,
         evaluate as evaluate,
         label_metrics as label_metrics,
         metric as metric,
@@ -39,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "compare": ["compare_models", "replicate_ceiling"],
         "figures": ["plot_baselines", "plot_label", "plot_scores"],
         "gather": ["add_evidence", "audit_run"],
-        "metrics": ["evaluate", "label_metrics", "metric", "predicted_scores", "score_metrics"],
+        "metrics": ["Base", "bases_of", "evaluate", "label_metrics", "metric", "predicted_scores", "score_metrics"],
         "verdict": ["judge_claims", "summarise"],
     },
 )

@@ -169,6 +169,6 @@ def apply_folds(
     results.uns["importance_target"] = target
     bases = training_means(results, [v.fold for v in views])
     results.uns["metrics"] = evaluate(results, predictions, results.obs["split"].to_numpy(), bases=bases)
-    results.uns["folds"] = describe_folds(views, cast(pd.DataFrame, results.obs))
+    results.uns["folds"] = describe_folds(views, results)
     results.uns["readout"] = describe_readout(views)
     return results

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,11 @@ import pandas as pd
 from anndata import AnnData
 
 from ..data.matrix import LABEL, settle, target_values, varies
-from ..training.folds import Fold
+from ..training.folds import Fold, fold_means
 
 # %% auto #0
-__all__ = ['Base', 'training_means', 'centre_plates', 'score_metrics', 'calibration_bins', 'calibration', 'label_metrics',
-           'evaluate', 'metric', 'predicted_scores']
+__all__ = ['Base', 'bases_of', 'training_means', 'centre_plates', 'score_metrics', 'calibration_bins', 'calibration',
+           'label_metrics', 'evaluate', 'metric', 'predicted_scores']
 
 # %% ../../nbs/08_evidence/01_metrics.ipynb #1e787011
 class Base(NamedTuple):
@@ -29,6 +30,12 @@ class Base(NamedTuple):
     def at(self, wells: np.ndarray) -> Base:
         """The same for some of the wells."""
         return Base(self.mean[wells], self.fold[wells])
+
+    @classmethod
+    def together(cls, bases: Sequence[Base]) -> Base:  # of the mean of several models
+        """The mean of what each knows; wells are of one fold where they are in all of them."""
+        folds = np.stack([b.fold for b in bases])
+        return cls(np.mean([b.mean for b in bases], axis=0), np.unique(folds, axis=1, return_inverse=True)[1].ravel())
 
     def added(self, predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:  # (..., N), (N,) -> (..., N)
         """What predictions add to the mean; 0 for all wells where they vary inside no fold."""
@@ -43,6 +50,14 @@ class Base(NamedTuple):
         return np.where(np.expand_dims(knows, -1), above, 0.0)
 
 
+def bases_of(
+    means: pd.DataFrame,  # (folds, targets) of `fold_means`
+    fold: np.ndarray,  # (N,) number of the fold that tests each well
+) -> dict[str, Base]:  # by column of `means`; NaN for a well that no fold tests
+    """The mean of each target over the training wells of each well's fold."""
+    return {str(column): Base(mean.reindex(fold).to_numpy(dtype=float), fold) for column, mean in means.items()}
+
+
 def training_means(
     screen: AnnData,
     folds: list[Fold],  # one: there is one model, and no need
@@ -50,12 +65,7 @@ def training_means(
     """The mean of each target over the training wells of each well's fold."""
     if len(folds) < 2:
         return {}
-    number, found = np.sum([f.number * f.test for f in folds], axis=0), {}
-    for column, y in target_values(screen).items():
-        known = {f.number: f.seen & ~np.isnan(y) for f in folds}
-        means = {0: np.nan} | {k: float(y[at].mean()) if at.any() else np.nan for k, at in known.items()}
-        found[column] = Base(np.array([means[k] for k in number]), number)
-    return found
+    return bases_of(fold_means(screen, folds), np.sum([f.number * f.test for f in folds], axis=0))
 
 # %% ../../nbs/08_evidence/01_metrics.ipynb #31bfc29c
 def centre_plates(

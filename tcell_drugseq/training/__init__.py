@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.fit import Fit as Fit, check_device as check_device, fit_model as fit_model
     from tcell_drugseq.training.folds import (
         Fold as Fold,
+        fold_means as fold_means,
         make_folds as make_folds,
         number_folds as number_folds,
         split_wells as split_wells,
@@ -78,7 +79,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "figures": ["plot_losses"],
         "fit": ["Fit", "check_device", "fit_model"],
-        "folds": ["Fold", "make_folds", "number_folds", "split_wells", "trains_on_controls", "well_groups"],
+        "folds": [
+            "Fold",
+            "fold_means",
+            "make_folds",
+            "number_folds",
+            "split_wells",
+            "trains_on_controls",
+            "well_groups",
+        ],
         "genes": ["choose_genes"],
         "members": ["Wells", "multitask_loss", "tasks_of"],
         "store": ["fingerprint_wells", "known_split", "load_for", "load_views", "run_settings", "save_run"],

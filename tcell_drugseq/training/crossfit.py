@@ -19,7 +19,7 @@ from ..model.kernels import ANSWERS
 from ..model.network import MultiTaskModel, Output
 from .correction import correct_plates
 from .fit import Fit, fit_model
-from .folds import Fold, make_folds, split_wells, trains_on_controls
+from .folds import Fold, fold_means, make_folds, split_wells, trains_on_controls
 from .genes import choose_genes
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ def out_of_fold(
 # %% ../../nbs/03_training/08_crossfit.ipynb #b9171dda
 def describe_folds(
     views: list[FoldModel],
-    obs: pd.DataFrame,  # (N,) with is_control
-) -> pd.DataFrame:  # fold, train, val, test, unseen_controls, epoch, val_total
-    """Wells on each side of each fold, the epoch that was kept and its validation loss."""
-    control = obs["is_control"].to_numpy()
+    screen: AnnData,  # that they were trained on
+) -> pd.DataFrame:  # fold, train, val, test, unseen_controls, epoch, val_total, mean_ of each target
+    """Wells on each side of each fold, the epoch that was kept, its validation loss, and means of the targets."""
+    control = screen.obs["is_control"].to_numpy()
     rows = []
     for v in views:
         row = {"fold": v.fold.number} | {side: int(getattr(v.fold, side).sum()) for side in ("train", "val", "test")}
@@ -148,7 +148,9 @@ def describe_folds(
         if v.fit is not None:
             row |= {"epoch": v.fit.best_epoch, "val_total": v.fit.history["val_total"][v.fit.best_epoch - 1]}
         rows.append(row)
-    return pd.DataFrame(rows)
+    means = fold_means(screen, [v.fold for v in views])
+    means.columns = [str(column).replace("pred_", "mean_", 1) for column in means]
+    return pd.DataFrame(rows).merge(means, left_on="fold", right_index=True)
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #4ed903ae
 def describe_readout(

@@ -16,6 +16,7 @@ import pandas as pd
 from ..base.defaults import TrainConfig
 from ..base.settings import InputError
 from ..base.tables import spelling_key
+from ..data.matrix import target_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'Fold', 'well_groups', 'deal_groups', 'group_among', 'split_wells', 'trains_on_controls', 'number_folds',
-           'make_folds']
+           'make_folds', 'fold_means']
 
 # %% ../../nbs/03_training/01_folds.ipynb #7dbe2820
 @dataclass(frozen=True)
@@ -212,3 +213,12 @@ def make_folds(
         split = split_wells(screen, cfg, teaches & ~test, f"fold {number}")
         folds.append(Fold(number, split == "train", split == "val", test))
     return folds
+
+# %% ../../nbs/03_training/01_folds.ipynb #b0243da3
+def fold_means(
+    screen: AnnData,
+    folds: list[Fold],
+) -> pd.DataFrame:  # (folds, targets) by number of the fold, columns of `target_values`; NaN where no well has a value
+    """The mean of each target over the wells that had a part in the fit of each fold."""
+    measured = pd.DataFrame(target_values(screen), index=screen.obs_names)
+    return pd.DataFrame({f.number: measured[f.seen].mean() for f in folds}).T
