@@ -49,12 +49,16 @@ def decide_claims(
         mine = [r for r in reasons if r.claim == claim]
         status = max((r.status for r in mine), key=STATUS.index)
         decide = [r for r in mine if r.status == status or (r.cause == BETTER and r.status != "claim")]
-        causes = {r.cause: r.todo for r in decide if r.cause}
+        causes: dict[str, dict[str, None]] = {}
+        for r in decide:
+            if r.cause:
+                causes.setdefault(r.cause, {})[r.todo] = None
+        todo = [" and ".join(remedies) for remedies in causes.values()]
         texts = dict.fromkeys(r.because for r in decide)
         above = dict.fromkeys(told[text] for text in texts if text in told)
         new = [text for text in texts if text not in told] + [f"what stands beside {other}" for other in above]
         told |= {text: claim for text in texts if text not in told}
-        rows.append((claim, status, *map("; ".join, (causes, causes.values(), new))))
+        rows.append((claim, status, *map("; ".join, (causes, todo, new))))
     return pd.DataFrame(rows, columns=["claim", "status", "cause", "todo", "because"])
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #e8e9d5b8
@@ -93,7 +97,7 @@ def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, Baseline]) -
         reasons.append(Reason("prediction", "limited", told, mark.cause, mark.todo, row.target))
     for best in ahead.itertuples():
         told = f"{said}, {best.model} clearly better with {best.value:.2f}"
-        reasons.append(Reason("prediction", "limited", told, BETTER, f"use {best.model} for {row.target}", row.target))
+        reasons.append(Reason("prediction", "limited", told, BETTER, f"use {best.model}", row.target))
     interval = f"{said} ({row.low:.2f} to {row.high:.2f})"
     return reasons or [Reason("prediction", "claim", interval, target=row.target)]
 
@@ -322,7 +326,7 @@ _MOST = 60  # words of the paragraph
 
 
 def _causes(verdict: pd.DataFrame) -> list[str]:
-    """Each cause as a sentence, with the claims that it costs and its remedy; what costs most first."""
+    """Each cause as a sentence, with the claims that it costs and its remedy: a better model, then what costs most."""
     cost: dict[tuple[str, str], list[str]] = {}
     worst = verdict.assign(order=verdict["status"].map(STATUS.index)).sort_values(
         "order", ascending=False, kind="stable"
@@ -330,7 +334,7 @@ def _causes(verdict: pd.DataFrame) -> list[str]:
     for row in worst[worst["cause"] != ""].itertuples():
         for cause, todo in zip(str(row.cause).split("; "), str(row.todo).split("; "), strict=True):
             cost.setdefault((cause, todo), []).append(str(row.claim))
-    order = sorted(cost.items(), key=lambda item: -len(item[1]))
+    order = sorted(cost.items(), key=lambda item: (item[0][0] != BETTER, -len(item[1])))
     return [
         f"{cause[0].upper()}{cause[1:]} ({', '.join(claims)}){': ' + todo if todo else ''}."
         for (cause, todo), claims in order
