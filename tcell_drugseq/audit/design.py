@@ -116,7 +116,7 @@ def null_wells(
     control, everywhere = screen.obs["is_control"].to_numpy(bool), np.ones(screen.n_obs, bool)
     if cfg.train.folds == 1:
         return [everywhere]
-    home = number_folds(screen, cfg.train)
+    home = number_folds(screen, cfg.train, cfg.correct.needs_controls)
     compound = screen.obs["compound"].astype(str).to_numpy()[~control]
     if pd.Series(home[~control]).groupby(compound).nunique().gt(1).any():
         return [everywhere]  # folds cut through compounds: one null for all

@@ -205,7 +205,7 @@ def _count_places(places: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     "DMSO placement",
     forbids=ON_DISTANCES,
     limits=ON_TARGETS,
-    cause="DMSO wells stand in blocks",
+    cause="DMSO wells are not scattered",
     todo="spread them over the plate",
 )
 def audit_control_places(

@@ -108,16 +108,16 @@ def rank_r(
     return float(np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1])
 
 # %% ../../nbs/01_data/02_matrix.ipynb #33e57c7c
-NO_DEPTH = "the sum of X (neither counts nor zeros are known)"
+NO_DEPTH = "not known (neither counts nor zeros are)"
 
 
 def well_depth(
     screen: AnnData,  # a Screen
-) -> tuple[np.ndarray, str]:  # (N,) depth and how it was taken
-    """Depth of each well: UMIs where counts are known, else genes detected, else the sum of X."""
+) -> tuple[np.ndarray, str]:  # (N,) depth, NaN where it is not known; how it was taken
+    """Depth of each well: UMIs where counts are known, else genes detected; a sum of log intensities is no depth."""
     if "counts" in screen.layers:
         return np.log1p(to_dense(screen.layers["counts"]).sum(axis=1)), "log UMIs"
     x = to_dense(screen.X)
     if (x == 0).mean() > 0.01 and x.min() >= 0:
         return (x > 0).sum(axis=1).astype(float), "genes detected"
-    return x.sum(axis=1), NO_DEPTH
+    return np.full(len(x), np.nan), NO_DEPTH

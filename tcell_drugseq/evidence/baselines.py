@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..data.matrix import LABEL, target_values, well_depth
+from ..data.matrix import LABEL, NO_DEPTH, target_values, well_depth
 from ..training.folds import Fold, well_groups
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class FoldView:
     components: np.ndarray  # (N, R) principal components, largest first
     parts: np.ndarray  # (N,) inner part of each training well, from 0; -1: not a training well
     groups: np.ndarray  # (N,) wells of one group stay together
-    depth: np.ndarray  # (N, 1)
+    depth: np.ndarray  # (N, 1), NaN where it is not known
     position: np.ndarray  # (N, P) row, column, and one column for each plate and batch; P may be 0
     seed: int  # of everything random in this fold
 
@@ -286,7 +286,7 @@ def _known(view: FoldView, y: np.ndarray) -> np.ndarray:
     return (view.parts >= 0) & ~np.isnan(y).any(axis=1)
 
 
-NOT_PREDICTED = ("a target is not predicted", "take another target, or more wells")  # cause, todo
+NOT_PREDICTED = ("a target is not shown to be predicted", "take another target, or more wells")  # cause, todo
 
 
 @baseline("mean", "the mean of the training wells", "the mean", *NOT_PREDICTED)
@@ -312,6 +312,7 @@ def _by_position(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     mark="depth alone",
     cause="depth predicts as well",
     todo="sequence deeper, or normalise",
+    needs=lambda screen: well_depth(screen)[1] != NO_DEPTH,
 )
 def _by_depth(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     return choose_setting(_covariate_path(20, view.seed), view.depth, y, view.parts)

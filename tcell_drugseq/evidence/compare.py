@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['COLUMNS', 'leave_out', 'weighted_ranks', 'score_draws', 'label_draws', 'jackknife_interval', 'intraclass_correlation',
-           'replicate_ceiling', 'compare_models']
+           'replicate_ceiling', 'groups_left_out', 'compare_models']
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #b9e2c651
 def leave_out(
@@ -292,6 +292,19 @@ def replicate_ceiling(
         ends = jackknife_interval(value[:1], left[:1], metric)[0]
         rows.append(("replicates", name, metric, value[0], *ends, *(apart if paired else (np.nan,) * 3)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+# %% ../../nbs/08_evidence/03_compare.ipynb #3388bc2a
+_FEW_COMPOUNDS = 10
+
+
+def groups_left_out(
+    screen: AnnData,
+    split: str,  # of TrainConfig
+) -> tuple[str, np.ndarray]:  # what they are: compound, or the split; (N,) the group of each well
+    """What intervals leave out together; controls one by one."""
+    groups = well_groups(screen, "compound")
+    few = len(set(groups[~screen.obs["is_control"].to_numpy(bool)])) < _FEW_COMPOUNDS
+    return (split, well_groups(screen, split)) if few and split != "random" else ("compound", groups)
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #4b0ce0de
 class _Question(NamedTuple):

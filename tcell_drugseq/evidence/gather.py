@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.folds import Fold
 
 # %% auto #0
-__all__ = ['audit_run', 'add_quality', 'groups_left_out', 'add_baselines', 'plan_next', 'add_evidence']
+__all__ = ['audit_run', 'add_quality', 'add_baselines', 'plan_next', 'add_evidence']
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #b6499e88
 def audit_run(
@@ -58,21 +58,6 @@ def add_quality(
     findings = judge_screen(results, replicates=replicates)
     results.uns.update({"qc": measured, "qc_findings": findings, "qc_replicates": replicates})
 
-# %% ../../nbs/08_evidence/06_gather.ipynb #5d582f1d
-_FEW_COMPOUNDS = 10
-
-
-def groups_left_out(
-    screen: AnnData,
-    split: str,  # of TrainConfig
-) -> np.ndarray:  # (N,) the group of each well
-    """What intervals leave out together."""
-    from tcell_drugseq.training.folds import well_groups
-
-    groups = well_groups(screen, "compound")
-    few = len(set(groups[~screen.obs["is_control"].to_numpy(bool)])) < _FEW_COMPOUNDS
-    return well_groups(screen, split) if few and split != "random" else groups
-
 # %% ../../nbs/08_evidence/06_gather.ipynb #809f77c0
 def add_baselines(
     results: AnnData,  # predictions in obs; `baselines` and more `metrics` are added to uns
@@ -83,7 +68,7 @@ def add_baselines(
 ) -> None:
     """Fit all baselines and compare the model with each."""
     from tcell_drugseq.evidence.baselines import fit_baselines
-    from tcell_drugseq.evidence.compare import compare_models
+    from tcell_drugseq.evidence.compare import compare_models, groups_left_out
     from tcell_drugseq.evidence.metrics import evaluate, training_means
     from tcell_drugseq.training.folds import well_groups
 
@@ -93,7 +78,7 @@ def add_baselines(
     tables = fit_baselines(screen, folds, matrices, cfg.train.seed, inner)
     ours = cast(pd.DataFrame, results.obs).filter(like="pred_").astype(float)
     ours.loc[~asked] = np.nan
-    together = groups_left_out(screen, cfg.train.split)
+    _, together = groups_left_out(screen, cfg.train.split)
     models = {"ensemble": ours, **tables}
     bases = training_means(screen, folds)
     compared = compare_models(screen, models, together, bases)
@@ -164,4 +149,4 @@ def add_evidence(
             plan_next(results, cfg)
     results.uns["verdict"] = decide_claims([Reason(c, "no claim", "the verdict could not be reached") for c in CLAIMS])
     with stages("verdict"):
-        results.uns["verdict"] = judge_claims(results, well_depth(screen)[0], cfg.hits)
+        results.uns["verdict"] = judge_claims(results, well_depth(screen)[0], cfg.hits, cfg.train.split)

@@ -16,7 +16,7 @@ from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
 from ..data.matrix import LABEL, rank_r, target_values, varies
 from .baselines import BASELINES, NOT_PREDICTED, Baseline
-from .compare import intraclass_correlation
+from .compare import groups_left_out, intraclass_correlation
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -93,7 +93,7 @@ def _weigh_target(figures: pd.DataFrame, row: Any, marks: dict[str, Baseline]) -
     if len(level):
         best = level.sort_values("value", ascending=False, kind="stable").iloc[0]
         mark = marks[best["model"]]
-        told = f"{row.target}: {mark.mark} reaches {best['value']:.2f}, the model {row.value:.2f} ({row.metric})"
+        told = f"{said}, not clearly above {mark.mark} with {best['value']:.2f}"
         reasons.append(Reason("prediction", "limited", told, mark.cause, mark.todo, row.target))
     for best in ahead.itertuples():
         told = f"{said}, {best.model} clearly better with {best.value:.2f}"
@@ -230,7 +230,7 @@ DEPTH_NO, DEPTH_LIMIT = 0.6, 0.4  # |rank correlation| of distance and depth amo
 
 def weigh_distances(
     results: AnnData,  # with hits, and dist_relative in obs
-    depth: np.ndarray,  # (N,) of each well
+    depth: np.ndarray,  # (N,) of each well, NaN where it is not known
     cfg: HitConfig = HitConfig(),  # hit_q
 ) -> list[Reason]:
     """What the distances themselves say about ranking and hits."""
@@ -263,12 +263,8 @@ def weigh_importance(
     lost = [r for r in prediction if r.target == name and r.cause not in ("", BETTER)]
     reasons = []
     for r in lost:
-        what = (
-            "it is not shown that its target is predicted"
-            if r.cause == _NO_INTERVAL[0]
-            else "its target is not predicted"
-        )
-        reasons.append(Reason(claim, "no claim", f"{what}, {r.because}", "what it explains is not predicted", r.todo))
+        said = f"it is not shown that its target is predicted, {r.because}"
+        reasons.append(Reason(claim, "no claim", said, "what it explains is not shown to be predicted", r.todo))
     if "importance_checks" not in results.uns:
         unchecked = "its checks were not made"
         return [*reasons, Reason(claim, "limited", unchecked, unchecked, "check_importance")]
@@ -281,22 +277,25 @@ def weigh_importance(
     ]
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #d8fcf8bb
-_FEW = 30  # compounds below which an interval is rough
+_FEW = 30  # groups of wells below which an interval is rough
 
 
 def judge_claims(
     results: AnnData,  # of a run: audit, baselines, hits, importance_checks in uns
-    depth: np.ndarray,  # (N,) of each well
+    depth: np.ndarray,  # (N,) of each well, NaN where it is not known
     cfg: HitConfig = HitConfig(),  # hit_q
+    split: str = "compound",  # of TrainConfig
 ) -> pd.DataFrame:  # claim, status ("claim", "limited", "no claim"), because; one row per claim
     """What may be claimed of this screen."""
     if "baselines" in results.uns:
         prediction = weigh_prediction(results.uns["baselines"])
         known = results.uns["baselines"]["low"].notna().any()
-        compounds = results.obs["compound"][~results.obs["is_control"]].nunique()
-        if known and compounds < _FEW:
-            said = f"its intervals rest on {compounds} compounds and are rough below {_FEW}: test more compounds"
-            prediction.append(Reason("prediction", "limited", said, "few compounds", f"test {_FEW} or more"))
+        by, groups = groups_left_out(results, split)
+        n = len(set(groups[~results.obs["is_control"].to_numpy(bool)] if by == "compound" else groups))
+        if known and n < _FEW:
+            what = "compounds" if by == "compound" else f"groups of wells ({by})"
+            said = f"its intervals rest on {n} {what} and are rough below {_FEW}"
+            prediction.append(Reason("prediction", "limited", said, "few groups of wells", f"test {_FEW} or more"))
     else:
         prediction = weigh_alone(results)
     if "val" in set(results.obs.get("split", ())):

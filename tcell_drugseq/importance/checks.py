@@ -265,11 +265,11 @@ def _line(check: str, value: float, meaning: str, lacking: str) -> tuple:
     return check, value, fail, status, lacking if math.isnan(value) else meaning
 
 
-def _deletion_line(curve: pd.DataFrame, share: float, n_genes: int) -> tuple:
+def _deletion_line(curve: pd.DataFrame, share: float, n_genes: int, silent: bool) -> tuple:
     """The comparison of first and random genes in words."""
     row = curve.iloc[(curve["genes"] - share * n_genes).abs().argmin()]
     low, high = row["difference_low"], row["difference_high"]
-    if np.allclose(curve[["importance", "random"]], curve["importance"].iloc[0], rtol=0, atol=1e-9):
+    if silent:
         return "deletion", 0.0, 0.0, "fail", f"{_SILENT}, and taking genes away costs nothing"
     if math.isnan(low):
         lacking = "deletion of genes can't be judged: what was measured hardly varies in the wells tested"
@@ -310,7 +310,7 @@ def check_importance(
     start = sorted({dmso_baseline(v, screen)[2] for v in views})
     silent = sum(not np.any(effect) for effect in effects)
     alone = "one fold is one list: whether another model names the same genes can't be seen"
-    mute = f"; {silent} of {len(views)} fold models are silent and name none" if silent else ""
+    mute = f", {silent} of {len(views)} fold models being silent" if silent else ""
     flat = (
         _SILENT
         if silent == len(views)
@@ -321,7 +321,7 @@ def check_importance(
         _line("completeness", mean["missed"], _SAID["completeness"].format(mean["missed"], " or ".join(start)), flat),
         _line("integrated gradients", mean["paths"], _SAID["paths"].format(mean["paths"], mean["paths_gi"]), flat),
         _line("random weights", mean["random"], _SAID["random"].format(mean["random"], mean["random_gi"]), flat),
-        _deletion_line(curve, _SHARE, screen.n_vars),
+        _deletion_line(curve, _SHARE, screen.n_vars, silent == len(views)),
         _line("folds: order", tau, _SAID["order"].format((1 + tau) / 2, tau) + mute, alone),
         _line("folds: first genes", overlap, _SAID["first"].format(overlap, top, top / screen.n_vars) + mute, alone),
         _line("ridge", mean["ridge"], _SAID["ridge"].format(against, mean["ridge"]), flat),

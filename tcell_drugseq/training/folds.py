@@ -181,9 +181,19 @@ def trains_on_controls(
     return needed or min(len(set(groups[classes == value])) for value in wanted) < enough
 
 # %% ../../nbs/03_training/01_folds.ipynb #5efec5fb
+def _deal_evenly(obs: pd.DataFrame, n_parts: int, seed: int) -> np.ndarray:
+    """(n,) part of each well, from 1: of each plate, and in all, as many in one part as in another."""
+    plate = obs["plate"].astype(str) if "plate" in obs else np.zeros(len(obs))
+    order = np.lexsort([np.random.default_rng(seed).random(len(obs)), plate])
+    part = np.zeros(len(obs), int)
+    part[order] = np.arange(len(obs)) % n_parts + 1
+    return part
+
+
 def number_folds(
     screen: AnnData,
-    cfg: TrainConfig = TrainConfig(),  # split, folds (not 1), seed
+    cfg: TrainConfig = TrainConfig(),  # split, folds (not 1), seed, train_controls
+    needs_controls: bool = False,  # a plate correction is fitted on training controls
 ) -> np.ndarray:  # (N,) number of the fold that tests each well, from 1
     """Deal groups to folds; raises `InputError` where there is only one group."""
     groups = well_groups(screen, cfg.split)
@@ -194,6 +204,10 @@ def number_folds(
     number = np.zeros(screen.n_obs, int)
     for k, part in enumerate(deal_groups(groups, label, min(cfg.folds or n_groups, n_groups), cfg.seed), start=1):
         number[part] = k
+    control = screen.obs["is_control"].to_numpy(bool)
+    n_folds = len(set(number[~control]))
+    if cfg.split == "compound" and n_folds < n_groups and trains_on_controls(screen, cfg, needs_controls):
+        number[control] = _deal_evenly(screen.obs[control], n_folds, cfg.seed)
     return number
 
 
@@ -206,7 +220,7 @@ def make_folds(
     if cfg.folds == 1:
         split = split_wells(screen, cfg)
         return [Fold(1, split == "train", split == "val", split == "val")]
-    home, folds = number_folds(screen, cfg), []
+    home, folds = number_folds(screen, cfg, needs_controls), []
     teaches = trains_on_controls(screen, cfg, needs_controls) | ~screen.obs["is_control"].to_numpy()
     for number in range(1, home.max() + 1):
         test = home == number
