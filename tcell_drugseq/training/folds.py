@@ -182,9 +182,9 @@ def trains_on_controls(
 
 # %% ../../nbs/03_training/01_folds.ipynb #5efec5fb
 def _deal_evenly(obs: pd.DataFrame, n_parts: int, seed: int) -> np.ndarray:
-    """(n,) part of each well, from 1: of each plate, and in all, as many in one part as in another."""
-    plate = obs["plate"].astype(str) if "plate" in obs else np.zeros(len(obs))
-    order = np.lexsort([np.random.default_rng(seed).random(len(obs)), plate])
+    """(n,) part of each well, from 1: of each label and plate, and in all, as many in one part as in another."""
+    by = [obs[c].astype(str).to_numpy() for c in ("plate", "label") if c in obs]
+    order = np.lexsort([np.random.default_rng(seed).random(len(obs)), *by])
     part = np.zeros(len(obs), int)
     part[order] = np.arange(len(obs)) % n_parts + 1
     return part
@@ -205,7 +205,7 @@ def number_folds(
     for k, part in enumerate(deal_groups(groups, label, min(cfg.folds or n_groups, n_groups), cfg.seed), start=1):
         number[part] = k
     control = screen.obs["is_control"].to_numpy(bool)
-    n_folds = len(set(number[~control]))
+    n_folds = int(number.max())
     if cfg.split == "compound" and n_folds < n_groups and trains_on_controls(screen, cfg, needs_controls):
         number[control] = _deal_evenly(screen.obs[control], n_folds, cfg.seed)
     return number
