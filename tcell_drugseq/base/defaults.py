@@ -33,6 +33,9 @@ class DataConfig(Settings):
     activation_old: str = option("activation_old", "obs column with the historical activation score")
     dose: str = option("dose", "obs column with the dose")
     layer: str = option("", "layer to read instead of X")
+    position: str = option(
+        "", "obs column with the position of each well, as A01; empty: what ids and usual columns tell"
+    )
     select: str = option("", "wells to use, as `time == 24 and cell == 'T'`, in obs columns; empty: all")
     well_pattern: str = option(
         "",
@@ -283,6 +286,10 @@ class ScreenConfig(Settings):
         among=("auto", "wells_by_genes", "genes_by_wells"),
     )
     control: str = option("DMSO", "the compound that is the control")
+    well_pattern: str = option(
+        "",
+        "regular expression for well ids, with groups row, column and, if wanted, plate and batch; empty: known forms",
+    )
     positive: tuple[str, ...] = option((), "compounds that are positive controls, for Z' and SSMD")
     min_umis: int = option(1_000, "wells with fewer UMIs are dropped", low=0, high=1_000_000_000)
     min_detected: int = option(200, "wells with fewer genes detected are dropped", low=0, high=1_000_000)

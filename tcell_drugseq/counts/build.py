@@ -77,7 +77,7 @@ def build_screen(
     counts, plate_map, gene_set = named_path(counts), named_path(plate_map), signature(cfg.signature)
     names = counts.name, plate_map.name
     raw, plates = read_counts(counts, cfg.orientation), read_plate_map(plate_map, cfg.control)
-    wells = join_wells(raw, plates, names)
+    wells = join_wells(raw, plates, names, cfg.well_pattern)
     if wells.obs["is_control"].all():
         found = f"{cfg.control!r} in all {wells.n_obs} wells"
         refuse(names[1], "compound", found, "a compound to compare with the control")

@@ -19,19 +19,18 @@ import pandas as pd
 
 from ..base.tables import data_row, quote_some, refuse
 from .checks import read_text
+from ..data.wells import POSITION_COLUMNS, plain_name
 
 # %% ../../nbs/06_counts/03_map_tables.ipynb #7865d516
 NAMES = {
-    "well": ("well", "well_id", "wellid", "wells", "position", "pos", "well_position", "well_name", "destination_well"),
     "compound": ("compound", "compound_name", "treatment", "drug", "metabolite", "substance", "perturbation"),
     "unit": ("unit", "units", "dose_unit", "dose_units", "concentration_unit", "conc_unit", "unit_of_dose"),
     "is_control": ("is_control", "control", "is_ctrl", "is_dmso", "negative_control"),
     "plate": ("plate", "plate_id", "plate_name", "plate_barcode", "destination_plate"),
     "batch": ("batch", "batch_id"),
-    "row": ("row", "well_row", "plate_row"),
-    "column": ("column", "col", "well_column", "well_col", "plate_column"),
     "barcode": ("barcode", "well_barcode", "index_sequence"),
 }
+NAMES |= POSITION_COLUMNS
 _ROLES = {alias: role for role, aliases in NAMES.items() for alias in aliases}
 _UNIT = r"[pnuμmk]?(?:m|mol/l|g/m?l|i?u/m?l)|%"
 _DOSE = re.compile(rf"(?:final[ _])?(?:dose|conc|concentration)(?:[ _]*[\[(]?\s*({_UNIT})\s*[\])]?)?", re.I)
@@ -41,8 +40,7 @@ def role_of(
     name: str,  # of a column or a block
 ) -> tuple[str, str]:  # well, compound, dose, ... or the name itself; unit if the name has one
     """What a column means by its name."""
-    key = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
-    if key in _ROLES:
+    if (key := plain_name(name)) in _ROLES:
         return _ROLES[key], ""
     dose = _DOSE.fullmatch(unicodedata.normalize("NFKC", name).strip())
     return ("dose", dose[1] or "") if dose else (name, "")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..base.tables import data_row, judge_spellings, quote_some, refuse
+from ..base.tables import Problems, data_row, judge_spellings, quote_some, refuse
 from .map_tables import NAMES, name_columns, parse_doses, read_map_table
-from ..data.wells import known_wells
+from ..data.wells import known_wells, locate_wells, pattern_wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,7 +60,9 @@ def _read_position(frame: pd.DataFrame, file: str, notes: list[str]) -> pd.DataF
     if "well" not in frame:
         notes.append(f"{file}: well ids made of row and column")
         return frame.assign(well=made)
-    told = known_wells([pad_well_id(well) for well in frame["well"]]).set_axis(frame.index)
+    position = [f"{r}{c}" for r, c in zip(wells["row"], wells["column"], strict=True)]
+    told, _ = locate_wells([pad_well_id(well) for well in frame["well"]], {"position": position})
+    told = told.set_axis(frame.index)
     if "row" in told and (wrong := (told["row"] + told["column"].map("{:02d}".format)) != made).any():
         first = wrong.idxmax()
         expected = "the position that the well id names"
@@ -237,6 +239,11 @@ def read_plate_map(
 _Way = tuple[str, Callable[[str], str], list[str]]  # in words, key of an id of the counts, keys of the map's rows
 
 
+def _padded_head(well: str) -> str:
+    head, _, plate = well.strip().partition("_")
+    return f"{pad_well_id(head)}_{plate}"
+
+
 def _tail(well: str) -> str:
     match = _TAIL.search(well.strip())
     return pad_well_id(match[0][len(match[1]) :]) if match else well
@@ -254,6 +261,8 @@ def _ways(plate_map: pd.DataFrame) -> Iterator[_Way]:
         named = [f"{plate}_{well}" for plate, well in zip(plate_map["plate"], plain, strict=True)]
         yield "by the plate map's plate and well", pad_well_id, named
         yield "by the plate map's plate and well", pad_well_id, [key[::-1].replace("_", ":", 1)[::-1] for key in named]
+        turned = [f"{well}_{plate}" for plate, well in zip(plate_map["plate"], plain, strict=True)]
+        yield "by the plate map's well and plate", _padded_head, turned
         if "batch" in told:
             full = [f"{batch}_{key}" for batch, key in zip(plate_map["batch"], named, strict=True)]
             yield "by the plate map's batch, plate and well", pad_well_id, full
@@ -291,10 +300,19 @@ def _pair(wells: list[str], plate_map: pd.DataFrame, where: tuple[str, str]) -> 
     return rows, words
 
 # %% ../../nbs/06_counts/04_plate_map.ipynb #d99b512b
-def _add_positions(obs: pd.DataFrame, others: Sequence[Sequence[str]]) -> None:
-    """Columns that `obs` lacks, from its ids or the other names of the wells."""
+def _add_positions(obs: pd.DataFrame, others: Sequence[Sequence[str]], file: str, pattern: str) -> None:
+    """Columns that `obs` lacks, from its ids or the other names of the wells; `InputError` where they contradict it."""
+    stated = {"plate": obs["plate"].tolist()} if "plate" in obs else {}
+    if {"row", "column"} <= set(obs):
+        stated["position"] = [f"{r}{c}" for r, c in zip(obs["row"], obs["column"], strict=True)]
+    problems = Problems()
     for ids in (obs.index, *others):
-        told = known_wells(list(ids))
+        told, fault = (
+            (pattern_wells(list(ids), pattern, problems), None) if pattern else locate_wells(list(ids), stated)
+        )
+        if fault:
+            problems.add(file, "wells", *fault)
+        problems.check()
         if not told.empty:
             for name in told.columns.difference(obs.columns, sort=False):
                 obs[name] = told[name].to_numpy()
@@ -305,6 +323,7 @@ def join_wells(
     counts: AnnData,  # of read_counts
     plate_map: pd.DataFrame,  # of read_plate_map
     where: tuple[str, str] = ("counts", "plate map"),  # what messages call the two
+    pattern: str = "",  # regular expression for the ids, as of `parse_wells`
 ) -> AnnData:  # the wells of the counts that the map does not call empty, in their order; the map in obs
     """Put the plate map beside the counts; a well that only one of the two knows raises `InputError`."""
     wells, notes, used = counts.obs_names.tolist(), [], ("plate", "batch", "dose")
@@ -320,7 +339,7 @@ def join_wells(
     if taken := [name for name in others if name in obs]:
         notes.append(f"{where[0]}: obs columns {quote_some(taken)} left for those of {where[1]}")
     obs = obs.join(others.drop(columns=taken))
-    _add_positions(obs, [pd.Index(ids)[keep]])
+    _add_positions(obs, [pd.Index(ids)[keep]], " and ".join(where), pattern)
     if not keep.all():
         left = names[~keep].tolist()
         notes.append(f"{where[0]}: wells left out, empty in {where[1]} ({len(left)}): {quote_some(left)}")

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
         write_bundle as write_bundle,
     )
     from tcell_drugseq.data.simulate import simulate_screen as simulate_screen, write_simulation as write_simulation
-    from tcell_drugseq.data.wells import known_wells as known_wells, parse_wells as parse_wells
+    from tcell_drugseq.data.wells import (
+        POSITION_COLUMNS as POSITION_COLUMNS,
+        known_wells as known_wells,
+        locate_wells as locate_wells,
+        parse_wells as parse_wells,
+        pattern_wells as pattern_wells,
+        plain_name as plain_name,
+        stated_positions as stated_positions,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -58,6 +66,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "reading": ["find_problems", "read_h5ad", "read_screen", "screen_hash", "write_bundle"],
         "simulate": ["simulate_screen", "write_simulation"],
-        "wells": ["known_wells", "parse_wells"],
+        "wells": [
+            "POSITION_COLUMNS",
+            "known_wells",
+            "locate_wells",
+            "parse_wells",
+            "pattern_wells",
+            "plain_name",
+            "stated_positions",
+        ],
     },
 )

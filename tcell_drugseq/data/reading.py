@@ -25,7 +25,13 @@ from ..base.settings import InputError
 from ..base.tables import Problems, judge_spellings, quote_some, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .matrix import are_counts
-from .wells import NO_POSITION, known_wells, parse_wells, pattern_wells  # noqa: F401
+from tcell_drugseq.data.wells import (
+    NO_POSITION,
+    known_wells,
+    locate_wells,
+    pattern_wells,
+    stated_positions,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,21 +123,47 @@ def _drop_constant(d: Draft, problems: Problems) -> None:
     d.x, d.counts = d.x[:, varies], None if d.counts is None else d.counts[:, varies]
 
 
-def _locate(d: Draft, cfg: DataConfig, problems: Problems) -> None:
-    """Plate and position: what the file says, else what the ids say, else a column `well`."""
+def _stated(d: Draft, cfg: DataConfig, problems: Problems) -> pd.DataFrame:
+    """Positions by the columns of the file; empty where it has none."""
+    columns = {str(c): as_texts(d.kept[c]) for c in d.kept}
+    if not columns:  # as of a bundle
+        return pd.DataFrame()
+    file = d.place("gene")[0]
+    if not cfg.position:
+        told, name = stated_positions(columns)
+        if name:
+            log.info("%s: positions are those of the obs column %s", file, name)
+        return told
+    if cfg.position not in columns:
+        problems.add(
+            file, "setting 'position'", f"no obs column {cfg.position!r}", f"one of {quote_some(list(columns), 10)}"
+        )
+    elif (told := known_wells([well.strip().upper() for well in columns[cfg.position]])).empty:
+        problems.add(
+            file, f"obs column {cfg.position!r}", quote_some(columns[cfg.position], 3), "wells such as A01 or P1_A01"
+        )
+    else:
+        return told
+    return pd.DataFrame()
+
+
+def _locate(d: Draft, cfg: DataConfig, need_targets: bool, problems: Problems) -> None:
+    """Plate and position: what the file says, else what the ids say; the two have to agree."""
     assert d.wells is not None  # else it is not called
     if cfg.well_pattern:
         found = pattern_wells(d.wells, cfg.well_pattern, problems)
     else:
-        found = known_wells(d.wells)
-        if found.empty and "well" in d.kept:
-            found = known_wells(as_texts(d.kept["well"])).set_axis(d.wells)
-        if {"row", "column"} <= set(d.kept):
-            pairs = zip(as_texts(d.kept["row"]), as_texts(d.kept["column"]), strict=True)
-            own = known_wells([row + column.removesuffix(".0") for row, column in pairs])
-            if own.empty:
-                log.warning("%s: obs columns row and column are ignored: not A to P, 1 to 24", d.place("well")[0])
-            found = found.assign(**{str(c): own[c].to_numpy() for c in own})
+        told = _stated(d, cfg, problems)
+        stated = (
+            {"position": [f"{r}{c}" for r, c in zip(told["row"], told["column"], strict=True)]} if len(told) else {}
+        )
+        plate = (
+            as_texts(d.columns["plate"]) if "plate" in d.columns else told["plate"].tolist() if "plate" in told else []
+        )
+        found, fault = locate_wells(d.wells, stated | ({"plate": plate} if len(plate) else {}))
+        if fault and need_targets:
+            problems.add(*d.place("well"), *fault)
+        found = found.assign(**{str(c): told[c].to_numpy() for c in told}) if len(found.columns) else told
     d.columns = {str(c): found[c].to_numpy() for c in found} | d.columns
 
 # %% ../../nbs/01_data/04_reading.ipynb #0fe42057
@@ -144,7 +176,7 @@ def _check(d: Draft, cfg: DataConfig, need_targets: bool, problems: Problems) ->
     if need_targets:
         _check_targets(d, cfg.control, problems)
     if d.wells:
-        _locate(d, cfg, problems)
+        _locate(d, cfg, need_targets, problems)
         if need_targets and "row" not in d.columns:
             log.warning(NO_POSITION, d.wells[0])
     if d.x is not None and np.isfinite(d.x).all() and d.wells and len(d.wells) == len(d.x):

@@ -15,7 +15,6 @@ from tcell_drugseq.base.defaults import DataConfig
 from tcell_drugseq.base.settings import InputError
 from tcell_drugseq.data.reading import (
     find_problems,
-    parse_wells,
     read_bundle,
     read_h5ad,
     read_screen,
@@ -23,6 +22,7 @@ from tcell_drugseq.data.reading import (
     screen_hash,
     write_bundle,
 )
+from tcell_drugseq.data.wells import parse_wells
 
 
 def make_screen(n: int = 24, genes: int = 5) -> AnnData:
