@@ -290,6 +290,9 @@ class ScreenConfig(Settings):
         "",
         "regular expression for well ids, with groups row, column and, if wanted, plate and batch; empty: known forms",
     )
+    matrix: str = option(
+        "", "which matrix of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one"
+    )
     positive: tuple[str, ...] = option((), "compounds that are positive controls, for Z' and SSMD")
     min_umis: int = option(1_000, "wells with fewer UMIs are dropped", low=0, high=1_000_000_000)
     min_detected: int = option(200, "wells with fewer genes detected are dropped", low=0, high=1_000_000)

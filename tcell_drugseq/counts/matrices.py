@@ -24,7 +24,17 @@ from ..base.files import check_regular
 from ..base.hdf5 import read_hdf5
 from ..base.settings import InputError
 from ..base.tables import NUMBER, Problems, quote_some, refuse
-from .checks import ORIENTATIONS, check_counts, check_symbols, gene_names, orient, read_text
+from tcell_drugseq.counts.checks import (
+    ORIENTATIONS,
+    SPIKE_INS,
+    check_counts,
+    check_no_total,
+    check_symbols,
+    gene_names,
+    no_genes,
+    orient,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,7 +64,7 @@ class Reader(NamedTuple):
 
     reads: str  # in words, for the message about a file that no reader recognises
     matches: Callable[[Path], bool]  # whether a path is of this kind
-    draft: Callable[[Path], _Draft]
+    draft: Callable[[Path, str], _Draft]  # the path, and which matrix of several: empty for the usual one
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #549c2b82
 READERS: dict[str, Reader] = {}  # by what they read, in the order in which they are tried
@@ -66,7 +76,7 @@ def reader(
 ) -> Callable:  # the function is left as it is
     """Register the decorated function as the reader of such paths."""
 
-    def register(draft: Callable[[Path], _Draft]) -> Callable[[Path], _Draft]:
+    def register(draft: Callable[[Path, str], _Draft]) -> Callable[[Path, str], _Draft]:
         READERS[reads] = Reader(reads, matches, draft)
         return draft
 
@@ -114,7 +124,7 @@ _TABLES = (".csv", ".tsv", ".txt", ".tab")
 
 
 @reader("CSV, TSV (or their gzip)", is_named(*_TABLES, *(f"{ending}.gz" for ending in _TABLES)))
-def _draft_table(path: Path) -> _Draft:
+def _draft_table(path: Path, matrix: str = "") -> _Draft:
     """Read a CSV or TSV into a draft."""
     text = read_text(path).rstrip("\r\n")
     separator, stream = _separator(path.name, text), io.StringIO(text, newline="")
@@ -159,35 +169,95 @@ def named_path(
     return path.resolve() if path.name in ("", "..") else path
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #a6fee58b
-def _find_file(folder: Path, names: Sequence[str]) -> Path:
-    """The one file of these names, plain or gzip, with any prefix."""
-    found = sorted(p for name in names for p in folder.glob(f"*{name}*") if p.name.endswith((name, name + ".gz")))
+class _Names(NamedTuple):
+    """What a program calls the three files of a sparse matrix."""
+
+    matrix: str
+    wells: str
+    genes: tuple[str, ...]  # the first that is there
+    native: str
+
+
+_FOLDERS = (
+    _Names("matrix.mtx", "barcodes.tsv", ("features.tsv", "genes.tsv"), "genes_by_wells"),  # Cell Ranger, STARsolo
+    _Names(
+        "cells_x_genes.mtx", "cells_x_genes.barcodes.txt", ("cells_x_genes.genes.txt",), "wells_by_genes"
+    ),  # bustools
+    _Names("quants_mat.mtx", "quants_mat_rows.txt", ("quants_mat_cols.txt",), "wells_by_genes"),  # alevin-fry
+)
+
+
+def _named(folder: Path, names: Sequence[str], prefix: str = "") -> list[Path]:
+    """The files of these names, plain or gzip, behind any prefix or this one."""
+    found = {p for name in names for p in folder.glob(f"*{name}*") if p.name.endswith((name, f"{name}.gz"))}
+    own = {p for p in found if prefix and p.name.startswith(prefix)}
+    return sorted(own or found)
+
+
+def _find_file(folder: Path, names: Sequence[str], prefix: str = "") -> Path:
+    """The one file of these names; raises `InputError` that says what is in the folder instead."""
+    found = _named(folder, names, prefix)
     if len(found) == 1:
         return found[0]
     near = (p for depth in (1, 2, 3) for p in folder.glob(f"{'*/' * depth}*{names[0]}*"))  # outs/raw, Solo.out/Gene/raw
     below = sorted(str(p.parent.relative_to(folder)) for p in near)
     hint = f" (in this folder, not in {quote_some(below, 3)} below it)" if below and not found else ""
-    refuse(
-        folder.name,
-        "",
-        quote_some([p.name for p in found]) or f"no {' or '.join(names)}",
-        f"one {names[0]}, plain or gzip{hint}",
-    )
+    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    strange = not below and not any(_named(folder, [known.wells, *known.genes]) for known in _FOLDERS)
+    instead = f"no {' or '.join(names)}" + (f" beside {quote_some(others, 4)}" if others and strange else "")
+    refuse(folder.name, "", quote_some([p.name for p in found]) or instead, f"one {names[0]}, plain or gzip{hint}")
+
+
+def _find_triple(path: Path, matrix: str) -> tuple[list[Path], str]:
+    """Matrix, wells and genes, and which way the matrix lies; a file that is named is the one that is read."""
+    folder = path if path.is_dir() else named_path(path.parent)
+    if path.is_dir() and matrix and not (path / matrix).is_file():
+        there = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_MTX))
+        refuse(folder.name, "setting 'matrix'", f"no file {matrix!r}", f"one of {quote_some(there, 8) or 'none'}")
+    given = path / matrix if path.is_dir() and matrix else None if path.is_dir() else path
+    known = next((names for names in _FOLDERS if _named(folder, [names.wells])), _FOLDERS[0])
+    first = given or _find_file(folder, [known.matrix])
+    prefix = first.name.partition(known.matrix)[0] if known.matrix in first.name else ""
+    return [first, _find_file(folder, [known.wells], prefix), _find_file(folder, known.genes, prefix)], known.native
+
+
+_MTX = (".mtx", ".mtx.gz")
 
 
 def _is_mtx(path: Path) -> bool:
-    """A folder, or the matrix in it by name."""
-    return path.is_dir() or path.name.lower().endswith((".mtx", ".mtx.gz"))
+    """A folder, or a matrix in it by name."""
+    return path.is_dir() or path.name.lower().endswith(_MTX)
+
+
+_HEADER = re.compile(r"(gene|feature|ensembl|symbol|barcode|cell|well)s?[ _.]?(id|name|symbol)?s?", re.I)
+
+
+def _lines(path: Path, n: int, notes: list[str]) -> list[list[str]]:
+    """The lines of a list of names, split at tabs, without the header that makes them one more than the matrix has."""
+    lines = [line.split("\t") for line in read_text(path).splitlines()]
+    if len(lines) == n + 1 and _HEADER.fullmatch(lines[0][0].strip()):
+        notes.append(f"{path.name}: the first line is a header and left out: {quote_some(lines[0], 3)}")
+        return lines[1:]
+    return lines
+
+
+def _symbols(table: list[list[str]]) -> tuple[list[str], list[str], pd.Series | None]:
+    """Ids, symbols (the id where there is none) and types, from the columns of the features."""
+    columns = pd.DataFrame(table)
+    ids = columns[0].tolist()
+    named = columns[1].tolist() if 1 in columns else ids
+    return ids, [name if name.strip() else gene for name, gene in zip(named, ids, strict=True)], columns.get(2)
 
 
 @reader("a MatrixMarket folder", _is_mtx)
-def _draft_mtx(path: Path) -> _Draft:
-    """Read a folder of Cell Ranger or STARsolo into a draft."""
+def _draft_mtx(path: Path, matrix: str = "") -> _Draft:
+    """Read a folder of Cell Ranger, STARsolo, bustools or alevin, or a matrix in it, into a draft."""
     from scipy.io import mminfo, mmread
 
-    folder = path if path.is_dir() else named_path(path.parent)
-    paths = [_find_file(folder, names) for names in (("matrix.mtx",), ("barcodes.tsv",), ("features.tsv", "genes.tsv"))]
-    matrix, barcodes, features = (f"{folder.name}/{path.name}" for path in paths)
+    paths, native = _find_triple(path, matrix)
+    folder, plain = paths[0].parent, paths[0].name.lower().removesuffix(".gz")
+    usual = any(plain.endswith(names.matrix) for names in _FOLDERS)
+    matrix, barcodes, features = (f"{named_path(folder).name}/{path.name}" for path in paths)
     text = read_text(paths[0]).encode()
     try:
         kind, x = mminfo(io.BytesIO(text))[4], mmread(io.BytesIO(text))
@@ -195,20 +265,30 @@ def _draft_mtx(path: Path) -> _Draft:
         refuse(matrix, "", f"no whole MatrixMarket file ({' '.join(str(e).split())[:100]})", "features x barcodes")
     if kind not in ("integer", "unsigned-integer", "real"):
         refuse(matrix, "", f"values of kind {kind!r}", "counts (integer or real)")
-    wells = [line.split("\t")[0] for line in read_text(paths[1]).splitlines()]
-    table = [line.split("\t") for line in read_text(paths[2]).splitlines()]
+    x, notes = x if native == "genes_by_wells" else x.T, []
     shape = cast(tuple[int, int], x.shape)
+    wells = [line[0] for line in _lines(paths[1], shape[1], notes)]
+    table = _lines(paths[2], shape[0], notes)
     if shape != (len(table), len(wells)):
         turned = "; it looks transposed" if shape == (len(wells), len(table)) else ""
         expected = f"{len(table)} x {len(wells)}, as {features} and {barcodes} have lines"
         refuse(matrix, "", f"{shape[0]} x {shape[1]}{turned}", expected)
     if ragged := [i for i, row in enumerate(table, start=1) if len(row) != len(table[0])]:
         refuse(features, f"line {ragged[0]}", "another number of columns", f"{len(table[0])}, as in the first line")
-    columns = pd.DataFrame(table)
-    ids, genes = columns[0].tolist(), columns.get(1, columns[0]).tolist()
-    draft = _Draft(folder.name, "MatrixMarket folder", sparse.csr_matrix(x), genes, wells, "genes_by_wells", ids)
+    ids, genes, kinds = _symbols(table)
+    draft = _Draft(
+        named_path(folder).name if usual else matrix,
+        "MatrixMarket folder",
+        sparse.csr_matrix(x),
+        genes,
+        wells,
+        "genes_by_wells",
+        ids,
+    )
     draft.symbols_at = f"human gene symbols in the second column of {features}"
-    return _only_expression(draft, columns.get(2))
+    if others := sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_MTX) and p != paths[0]):
+        draft.notes.append(f"{matrix} is read, not {quote_some(others)} beside it")
+    return _only_expression(draft, kinds)
 
 
 def _only_expression(draft: _Draft, kinds: pd.Series | None) -> _Draft:
@@ -233,43 +313,101 @@ def _open(path: Path, kind: str, opener: Callable) -> AnnData:
     return adata
 
 
+_COUNTS = ("counts", "raw_counts", "umi_counts", "umis", "count")  # what people call a layer of counts
+
+
+def _values(x: Any) -> np.ndarray:
+    return np.asarray(x.data if sparse.issparse(x) else x)
+
+
 def _whole(x: Any) -> bool:
-    values = x.data if sparse.issparse(x) else np.asarray(x)
+    values = _values(x)
     return values.dtype.kind in "fiu" and values.size > 0 and bool(((values >= 0) & (values % 1 == 0)).all())
 
 
+_Held = dict[str, tuple[Any, Any]]  # place -> matrix, and var of its genes
+
+
+def _agree(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether two matrices hold the same values of the genes of the first, gene by gene."""
+    at = other[1].index.get_indexer(one[1].index) if other[1].index.is_unique else np.array([-1])
+    if (at < 0).any():
+        return False
+    sums = [np.asarray(sparse.csr_matrix(x).astype(np.float64).sum(axis=0)).ravel() for x in (one[0], other[0])]
+    return bool(np.array_equal(sums[0], sums[1][at]))
+
+
+def _choose(held: _Held, matrix: str, file: str) -> tuple[str, str]:
+    """The place of the counts, and why it is this one; raises `InputError` where that can't be told."""
+    if matrix:
+        if (at := next((where for where in held if matrix in (where, where[8:-2])), "")) == "":
+            refuse(file, "setting 'matrix'", repr(matrix), f"one of {quote_some(list(held))}")
+        return at, "as `matrix` is set"
+    called = [where for where in held if where[8:-2] in _COUNTS]
+    if bad := [where for where in called if not _whole(held[where][0])]:
+        odd = (values := _values(held[bad[0]][0]))[~((values >= 0) & (values % 1 == 0))]
+        expected = "whole numbers, zero or more; or the setting `matrix`"
+        refuse(file, bad[0], f"{odd.ravel()[0]:g} ({odd.size} of {values.size} values are no counts)", expected)
+    whole = called + [where for where in ("X", "raw.X") if where in held and _whole(held[where][0])]
+    if not whole:
+        return next(iter(held)), "nothing else is there" if len(held) == 1 else "none holds whole numbers"
+    first, most = whole[0], max(whole, key=lambda where: held[where][0].shape[1])
+    larger = held[most][0].shape[1] > held[first][0].shape[1]
+    for other in whole[1:]:
+        if (larger and other == most and not _agree(held[first], held[most])) or (
+            not called and not larger and not _agree(held[first], held[other])
+        ):
+            found = f"whole numbers in {first} and in {other} that are not the same"
+            refuse(file, "", found, f"the setting `matrix`: {' or '.join(map(repr, whole))}")
+    if larger:
+        more, n = held[most][0].shape[1], held[first][0].shape[1]
+        return most, f"it holds {more:,} genes, among them the {n:,} of {first}"
+    return first, "the first that holds nothing but whole numbers"
+
+
 @reader(".h5ad", is_named(".h5ad"))
-def _draft_h5ad(path: Path) -> _Draft:
+def _draft_h5ad(path: Path, matrix: str = "") -> _Draft:
     """Read an `.h5ad` into a draft."""
     from anndata import read_h5ad
 
-    adata = _open(path, "AnnData", read_h5ad)
-    held = {"layers['counts']": (adata.layers.get("counts"), adata.var), "X": (adata.X, adata.var)}
-    if adata.raw is not None:
-        held["raw.X"] = (adata.raw.X, adata.raw.var)
-    held = {where: pair for where, pair in held.items() if pair[0] is not None}
+    return _draft_anndata(_open(path, "AnnData", read_h5ad), path, matrix)
+
+
+def _draft_anndata(adata: AnnData, path: Path, matrix: str) -> _Draft:
+    held: _Held = {f"layers[{name!r}]": (adata.layers[name], adata.var) for name in sorted(adata.layers)}
+    held |= {"X": (adata.X, adata.var)} if adata.X is not None else {}
+    held |= {"raw.X": (adata.raw.X, adata.raw.var)} if adata.raw is not None else {}
     if not held:
         refuse(path.name, "", "no matrix", "raw counts in X, layers['counts'] or raw.X")
-    taken = next((where for where, (x, _) in held.items() if _whole(x)), next(iter(held)))
+    for where, (x, _) in held.items():
+        if 0 in x.shape or x.dtype.kind not in "fiub":
+            refuse(
+                path.name, where, f"{x.shape[0]} x {x.shape[1]} of {x.dtype}", "numbers of at least one well and gene"
+            )
+    taken, why = _choose(held, matrix, path.name)
     x, var = held[taken]
-    if 0 in x.shape or x.dtype.kind not in "fiub":
-        refuse(path.name, taken, f"{x.shape[0]} x {x.shape[1]} of {x.dtype}", "counts of at least one well and gene")
     draft = _Draft(path.name, "h5ad", x, adata.obs_names.tolist(), var.index.astype(str).tolist(), "wells_by_genes")
     draft.symbols_at = f"human gene symbols as var_names or in a column of var ({', '.join(_SYMBOL_COLUMNS)})"
     draft.obs = cast(pd.DataFrame, adata.obs)
     others = [where for where in held if where != taken]
-    draft.notes.append(f"{path.name}: counts are those of {taken}" + (f", not {quote_some(others)}" if others else ""))
+    not_those = f", not {quote_some(others)}" if others else ""
+    draft.notes.append(f"{path.name}: counts are those of {taken}{not_those}: {why}")
     return _name_genes(draft, var)
 
 
 def _name_genes(draft: _Draft, var: pd.DataFrame) -> _Draft:
     """Symbols from a column of `var` where the names are ids; ids from a column where they are symbols."""
-    texts = {c: var[c].astype(str).tolist() for c in (*_SYMBOL_COLUMNS, *_ID_COLUMNS) if c in var}
+    texts = {
+        c: var[c].astype(object).where(var[c].notna(), "").astype(str).tolist()
+        for c in (*_SYMBOL_COLUMNS, *_ID_COLUMNS)
+        if c in var
+    }
     if 2 * len(gene_names(draft.columns)["ensembl"]) >= len(draft.columns):
         for name in _SYMBOL_COLUMNS:
             if gene_names(texts.get(name, []))["human"]:
                 draft.notes.append(f"{draft.file}: gene symbols are those of the var column {name!r}")
-                draft.ids, draft.columns = draft.columns, texts[name]
+                named = zip(texts[name], draft.columns, strict=True)
+                draft.ids, draft.columns = draft.columns, [symbol.strip() or gene for symbol, gene in named]
                 break
     else:
         draft.ids = next((texts[name] for name in _ID_COLUMNS if name in texts), None)
@@ -277,7 +415,7 @@ def _name_genes(draft: _Draft, var: pd.DataFrame) -> _Draft:
 
 
 @reader(".h5 of 10x", is_named(".h5"))
-def _draft_h5(path: Path) -> _Draft:
+def _draft_h5(path: Path, matrix: str = "") -> _Draft:
     """Read a `.h5` of Cell Ranger into a draft."""
     import scanpy as sc
 
@@ -326,6 +464,40 @@ def _check_axes(draft: _Draft) -> None:
             refuse(draft.file, f"{kind} names", f"{quote_some(repeated)} more than once", f"each {kind} once")
 
 
+def _clean_names(draft: _Draft) -> None:
+    """Gene names without blanks at their ends, with a note."""
+    plain = [gene.strip() for gene in draft.columns]
+    if odd := [gene for gene, name in zip(draft.columns, plain, strict=True) if gene != name]:
+        draft.notes.append(
+            f"{draft.file}: gene names with blanks at an end are read without ({len(odd)}): {quote_some(odd, 3)}"
+        )
+    draft.columns = plain
+
+
+def _keep_genes(draft: _Draft) -> None:
+    """Leave out, with a note, what by its name is no gene or no well; spike-ins are counted in `obs`."""
+    found = no_genes(draft.columns)
+    if spiked := found.get(SPIKE_INS):
+        umis = np.asarray(draft.x[:, spiked].sum(axis=1)).ravel()
+        obs = pd.DataFrame(index=draft.rows) if draft.obs is None else draft.obs.copy()
+        draft.obs = obs.assign(spike_umis=umis)
+    for kind, at in found.items():
+        names = quote_some([draft.columns[i] for i in at], 4)
+        draft.notes.append(f"{draft.file}: left out, for they are no genes but {kind} ({len(at)}): {names}")
+    out = {i for at in found.values() for i in at}
+    totals = no_genes(draft.rows).get("totals", [])
+    if totals:
+        names = quote_some([draft.rows[i] for i in totals])
+        draft.notes.append(f"{draft.file}: left out, for they are no wells but totals ({len(totals)}): {names}")
+    genes = [i for i in range(len(draft.columns)) if i not in out]
+    wells = [i for i in range(len(draft.rows)) if i not in set(totals)]
+    if len(genes) + len(wells) < len(draft.columns) + len(draft.rows):
+        draft.x = draft.x[wells][:, genes]
+        draft.rows, draft.columns = [draft.rows[i] for i in wells], [draft.columns[i] for i in genes]
+        draft.ids = None if draft.ids is None else [draft.ids[i] for i in genes]
+        draft.obs = None if draft.obs is None else draft.obs.iloc[wells]
+
+
 def _sum_genes(draft: _Draft) -> None:
     """One column per symbol."""
     codes, genes = pd.factorize(np.array(draft.columns, dtype=object))
@@ -340,7 +512,7 @@ def _sum_genes(draft: _Draft) -> None:
     draft.columns = list(genes)
 
 
-def _drafted(path: Path) -> _Draft:
+def _drafted(path: Path, matrix: str) -> _Draft:
     """Read `path` with the first reader that recognises it."""
     try:
         if not os.path.isdir(path):
@@ -351,22 +523,27 @@ def _drafted(path: Path) -> _Draft:
         refuse(str(path), "", e.strerror or str(e), "a regular file or a folder")
     for known in READERS.values():
         if known.matches(path):
-            return known.draft(path)
+            return known.draft(path, matrix)
     refuse(path.name, "", f"a file of type {path.suffix!r}", ", ".join(READERS))
 
 
 def read_counts(
     path: str | Path,  # CSV or TSV, plain or gzip; a MatrixMarket folder; .h5ad; .h5 of 10x
     orientation: str = "auto",  # auto, wells_by_genes or genes_by_wells
+    matrix: str = "",  # of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one
 ) -> AnnData:  # wells x genes, X whole numbers as CSR float32; uns["notes"], uns["source"]
     """Read raw counts; raises `InputError` that names file, place, what was found and what was expected."""
     from anndata import AnnData
 
     if orientation not in ("auto", *ORIENTATIONS):
         raise InputError(f"orientation: found {orientation!r}, expected auto, {' or '.join(ORIENTATIONS)}")
-    draft = _turn(_drafted(named_path(path)), orientation)
+    draft = _turn(_drafted(named_path(path), matrix), orientation)
+    _clean_names(draft)
+    _keep_genes(draft)
     _check_axes(draft)
     check_counts(draft.x, draft.rows, draft.columns, draft.file)
+    check_no_total(draft.x, draft.columns, "gene", draft.file)
+    check_no_total(draft.x.T.tocsr(), draft.rows, "well", draft.file)
     _sum_genes(draft)
     notes = draft.notes + check_symbols(draft.columns, draft.file, draft.symbols_at)
     draft.x.eliminate_zeros()
