@@ -320,12 +320,14 @@ def validate(
     config: ConfigFile = None,
     **flags: Any,
 ) -> None:
-    """Report all problems of a screen and of the settings at once; exit code 2 if there are any."""
+    """Say what a screen is taken for, then all its problems and those of the settings; exit code 2 if there are any."""
     named = {"data_dir": data} if data else {}
     cfg = with_leaves(RunConfig(), settings(flags | named, config), where="command line")
     from tcell_drugseq.data.reading import find_problems, read_screen
 
     problems = find_problems(cfg.data)
+    for line in problems.attrs["understood"]:
+        typer.echo(line)
     if len(problems):
         aligned: dict[str | int, Callable[..., str]] = {
             str(c): f"{{:<{problems[c].str.len().max()}}}".format for c in problems

@@ -20,6 +20,9 @@ class DataConfig(Settings):
     data_dir: str = option("data", "folder with the CSV bundle, or an .h5ad file")
     compound: str = option("compound", "obs column with the compound of each well")
     control: str = option("DMSO", "the compound that is the control")
+    rename: tuple[str, ...] = option(
+        (), "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
+    )
     well: str = option("", "obs column with unique well ids; empty: obs_names")
     plate: str = option("plate", "obs column with the plate")
     batch: str = option("batch", "obs column with the batch")
@@ -290,6 +293,14 @@ class ScreenConfig(Settings):
         "",
         "regular expression for well ids, with groups row, column and, if wanted, plate and batch; empty: known forms",
     )
+    rename: tuple[str, ...] = option(
+        (), "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
+    )
+    compound: str = option("", "column of the plate map with the compound; empty: by its name")
+    dose: str = option("", "column of the plate map with the dose; empty: by its name")
+    unit: str = option("", "column of the plate map with the unit of the dose; empty: by its name")
+    plate: str = option("", "column of the plate map with the plate; empty: by its name")
+    well: str = option("", "column of the plate map with the well; empty: by its name")
     matrix: str = option(
         "", "which matrix of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one"
     )

@@ -10,6 +10,7 @@ import io
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -22,7 +23,8 @@ from .settings import InputError
 
 # %% auto #0
 __all__ = ['WELL_COLUMN', 'NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse', 'Problems',
-           'decode', 'data_row', 'read_numbers', 'read_column', 'write_csv', 'escape_formulas', 'without_apostrophe']
+           'rename_compounds', 'decode', 'data_row', 'read_numbers', 'read_column', 'write_csv', 'escape_formulas',
+           'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -58,20 +60,65 @@ def several_spellings(
     return [spelled for spelled in alike.values() if len(spelled) > 1]
 
 # %% ../../nbs/00_base/05_tables.ipynb #fad254ec
+_ADDED = re.compile(r"[\d.,%()\s_+#:/-]|control|ctrl|vehicle|veh|neg(ative)?|only|final|v/v|vol|well", re.I)
+_NOTHING = {
+    "na",
+    "n/a",
+    "#n/a",
+    "nan",
+    "none",
+    "null",
+    "-",
+    "--",
+    "untreated",
+    "nt",
+    "notreatment",
+    "blank",
+    "mock",
+    "unknown",
+}
+_NOTHING |= {"media", "medium", "mediaonly", "mediumonly", "no drug", "nodrug", "nocompound", "cellsonly"}
+
+
+def _merge_key(name: str) -> str:
+    """A name without capitals, blanks and underscores."""
+    return re.sub(r"[\s_]", "", spelling_key(name))
+
+
+def _is_control(name: str, control: str) -> bool:
+    """Whether a name is the control's with nothing but numbers and words such as `vehicle` about it."""
+    key, own = spelling_key(name), spelling_key(control)
+    return own in key and not _ADDED.sub("", key.replace(own, "", 1))
+
+
+def _keeps(rule: str) -> bool:
+    """Whether a rule renames a compound to itself."""
+    half = len(rule) // 2
+    return len(rule) % 2 == 1 and rule[half] == "=" and rule[:half] == rule[half + 1 :]
+
+
 def judge_spellings(
-    names: Iterable[str],  # of compounds, repeated or not
+    names: Iterable[str],  # of compounds, one for each well
     control: str,
+    rename: Sequence[str] = (),  # the setting; `x=x` says that a name like another is its own
 ) -> tuple[list[tuple[str, str]], list[str]]:  # (found, expected) of each error; names that are said, in words
-    """What is wrong, and what is worth a word, among names with more than one spelling."""
-    names = list(names)
-    unseen, wrong, said = several_spellings(names, cased=True), [], []
-    for spelled in several_spellings(names):
-        if control in spelled or any(set(same) <= set(spelled) for same in unseen):
-            wanted = f"one spelling of the {'control' if control in spelled else 'compound'}"
+    """What is wrong, and what is worth a word, among names of which several may mean one compound."""
+    wells, kept = Counter(names), {rule[: len(rule) // 2] for rule in rename if _keeps(rule)}
+    alike: dict[str, list[str]] = {}
+    for name in wells:
+        if name not in kept:
+            alike.setdefault(spelling_key(control) if _is_control(name, control) else _merge_key(name), []).append(name)
+    wrong = []
+    for spelled in alike.values():
+        if len(spelled) > 1:
+            known = control in spelled
+            best = control if known else max(spelled, key=lambda name: wells[name])
+            rules = ", ".join(f"{name}={best}" for name in spelled if name != best)
+            wanted = f"one spelling of the {'control' if known else 'compound'}, as by the setting rename: {rules}"
             wrong.append((f"{quote_some(spelled)}, which read as one name", wanted))
-        else:
-            said.append(f"{quote_some(spelled)} are taken for different compounds")
-    return wrong, said
+    nothing = [name for name in wells if _merge_key(name) in _NOTHING and name != control and name not in kept]
+    each = ", ".join(f"{name!r} ({wells[name]})" for name in nothing)
+    return wrong, [f"names of compounds that may mean none, with their wells: {each}"] if nothing else []
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
 def refuse(
@@ -109,6 +156,22 @@ class Problems(list):
     def table(self) -> pd.DataFrame:
         """All problems, one row each."""
         return pd.DataFrame(self, columns=["file", "where", "found", "expected"])
+
+# %% ../../nbs/00_base/05_tables.ipynb #f0d6a6ba
+def rename_compounds(
+    names: Sequence[str],  # (N,)
+    rules: Sequence[str],  # old=new; names may hold `=`
+    place: tuple[str, str],  # file and column, for the message
+    problems: Problems,  # takes a rule that names no compound
+) -> list[str]:  # (N,)
+    """Compounds by the names that the user gives them."""
+    known, new = set(names), {}
+    for rule in rules:
+        splits = [(rule[:i], rule[i + 1 :]) for i, sign in enumerate(rule) if sign == "="]
+        if not (fits := [pair for pair in splits if pair[0] in known]):
+            problems.add(*place, f"no compound of the rule {rule!r}", "rename: old=new, with a compound of this screen")
+        new |= dict(fits[:1])
+    return [new.get(name, name) for name in names]
 
 # %% ../../nbs/00_base/05_tables.ipynb #0763d3e3
 _NOT_CSV = {

@@ -76,7 +76,9 @@ def build_screen(
             raise InputError(f"{what}: found an empty name, expected the name of a file")
     counts, plate_map, gene_set = named_path(counts), named_path(plate_map), signature(cfg.signature)
     names = counts.name, plate_map.name
-    raw, plates = read_counts(counts, cfg.orientation, cfg.matrix), read_plate_map(plate_map, cfg.control)
+    columns = {role: getattr(cfg, role) for role in ("compound", "dose", "unit", "plate", "well")}
+    raw = read_counts(counts, cfg.orientation, cfg.matrix)
+    plates = read_plate_map(plate_map, cfg.control, cfg.rename, columns)
     wells = join_wells(raw, plates, names, cfg.well_pattern)
     if wells.obs["is_control"].all():
         found = f"{cfg.control!r} in all {wells.n_obs} wells"

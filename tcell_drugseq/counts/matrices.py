@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -27,14 +28,17 @@ from ..base.tables import NUMBER, Problems, quote_some, refuse
 from tcell_drugseq.counts.checks import (
     ORIENTATIONS,
     SPIKE_INS,
+    WORKBOOKS,
     check_counts,
     check_no_total,
+    check_not_scaled,
     check_symbols,
     gene_names,
     no_genes,
     orient,
     read_text,
 )
+from ..data.wells import plain_name
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -99,9 +103,17 @@ def _separator(file: str, text: str) -> str:
     return separator
 
 
+_SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "symbol", "feature_name")
+_IDS = ("gene_id", "geneid", "ensembl_id", "ensembl_gene_id", "id")
+_BESIDE = (
+    *("chr", "chrom", "chromosome", "seqnames", "start", "end", "strand", "length", "width", "description", "biotype"),
+    *("gene_type", "gene_biotype", "entrezid", "entrez_id", *_IDS[:4]),
+)  # columns of annotation beside the names, as `plain_name` makes them
+
+
 def _parse_strictly(
-    file: str, header: list[str], lines: str, separator: str, start: int
-) -> tuple[list[str], np.ndarray]:
+    file: str, header: list[str], lines: str, separator: str, start: int, keep: list[int]
+) -> tuple[list[list[str]], np.ndarray]:
     reader = csv.reader(io.StringIO(lines, newline=""), delimiter=separator, strict=True)
     try:
         rows = list(reader)
@@ -112,21 +124,41 @@ def _parse_strictly(
             refuse(
                 file, f"data row {i} ({quote_some(row, 1)})", f"{len(row)} fields", f"{len(header)} as in the header"
             )
-    bad = [(i, j) for i, row in enumerate(rows) for j in range(1, len(row)) if not NUMBER.fullmatch(row[j])]
+    bad = [(i, j) for i, row in enumerate(rows) for j in keep if not NUMBER.fullmatch(row[j])]
     if bad:
         i, j = bad[0]
         more = f" ({len(bad)} cells are no numbers)" if len(bad) > 1 else ""
         refuse(file, f"row {rows[i][0]!r}, column {header[j]!r}", repr(rows[i][j])[:60] + more, "a count")
-    return [row[0] for row in rows], np.array([[float(cell) for cell in row[1:]] for row in rows])
+    return rows, np.array([[float(row[j]) for j in keep] for row in rows])
+
+
+def _without_comments(text: str) -> str:
+    """From the header on: without lines such as `# Program:featureCounts`, and the dimensions of a GCT."""
+    gct = text.startswith("#1.")
+    while text.startswith("#"):
+        text = text.partition("\n")[2]
+    return text.partition("\n")[2] if gct else text
+
+
+def _plain_sample(name: str) -> str:
+    """A sample without the path and the endings of its alignment."""
+    if not name.lower().endswith(".bam"):
+        return name
+    return re.sub(
+        r"[._]?(Aligned)?([._]?sorted(ByCoord)?)?([._]out)?\.bam$", "", re.split(r"[/\\]", name)[-1], flags=re.I
+    )
 
 
 _TABLES = (".csv", ".tsv", ".txt", ".tab")
 
 
-@reader("CSV, TSV (or their gzip)", is_named(*_TABLES, *(f"{ending}.gz" for ending in _TABLES)))
+_ENDINGS = (*_TABLES, *(f"{ending}.gz" for ending in _TABLES), ".gct", ".gct.gz", *WORKBOOKS)
+
+
+@reader("CSV, TSV, GCT (or their gzip), a workbook", is_named(*_ENDINGS))
 def _draft_table(path: Path, matrix: str = "") -> _Draft:
     """Read a CSV or TSV into a draft."""
-    text = read_text(path).rstrip("\r\n")
+    text = _without_comments(read_text(path)).rstrip("\r\n")
     separator, stream = _separator(path.name, text), io.StringIO(text, newline="")
     header = next(reader := csv.reader(stream, delimiter=separator))
     lines, start = stream.read(), reader.line_num
@@ -134,7 +166,12 @@ def _draft_table(path: Path, matrix: str = "") -> _Draft:
         refuse(path.name, "", "a header and no rows", "one row for each gene or well")
     if len(next(csv.reader(io.StringIO(lines, newline=""), delimiter=separator))) == len(header) + 1:
         header = ["", *header]
-    names, n = list(range(len(header))), len(header) - 1
+    names, plain = list(range(len(header))), [plain_name(name) for name in header]
+    if len(header) in (2, 4) and all(NUMBER.fullmatch(name) for name in header[1:]):
+        found = f"no header but the counts of one well ({quote_some(header, 4)})"
+        refuse(path.name, "line 1", found, "a table of several, or the folder with a file of each well")
+    beside = [j for j in names[1:] if plain[j] in (*_BESIDE, *_SYMBOL_COLUMNS)]
+    keep, texts = [j for j in names[1:] if j not in beside], [0, *beside]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # rows too long: the separators tell
@@ -142,7 +179,7 @@ def _draft_table(path: Path, matrix: str = "") -> _Draft:
                 io.StringIO(lines),
                 sep=separator,
                 names=names,
-                dtype={0: str},
+                dtype=dict.fromkeys(texts, str),
                 na_filter=False,
                 skip_blank_lines=False,
                 low_memory=False,
@@ -150,15 +187,126 @@ def _draft_table(path: Path, matrix: str = "") -> _Draft:
             )
     except ValueError:  # pandas' ParserError is one
         frame = pd.DataFrame()
-    cells = frame.iloc[:, 1:]
-    expected = n * len(frame) + (frame[0].str.count(re.escape(separator)).sum() if len(frame) else 0)
-    plain = len(frame) and lines.count(separator) == expected and all(t.kind in "iuf" for t in cells.dtypes)
-    if plain and np.isfinite(x := cells.to_numpy()).all():
-        rows = frame[0].tolist()
+    cells = frame[keep] if len(frame) else frame
+    quoted = sum(frame[j].str.count(re.escape(separator)).sum() for j in texts) if len(frame) else 0
+    whole = lines.count(separator) == (len(header) - 1) * len(frame) + quoted
+    if len(frame) and whole and all(t.kind in "iuf" for t in cells.dtypes) and np.isfinite(x := cells.to_numpy()).all():
+        columns = {j: frame[j].tolist() for j in texts}
     else:
-        rows, x = _parse_strictly(path.name, header, lines, separator, start)
-    form = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}[separator]
-    return _Draft(path.name, form, x, rows, header[1:])
+        rows, x = _parse_strictly(path.name, header, lines, separator, start, keep)
+        columns = {j: [row[j] for row in rows] for j in texts}
+    form = "workbook" if path.suffix.lower() in WORKBOOKS else _FORMS[separator]
+    draft = _Draft(path.name, form, x, columns[0], [_plain_sample(header[j]) for j in keep])
+    return _name_rows(draft, {plain[j]: columns[j] for j in beside}, plain[0])
+
+
+_FORMS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}
+
+
+def _name_rows(draft: _Draft, beside: dict[str, list[str]], first: str) -> _Draft:
+    """Symbols of a second column of names in the place of ids, and a note on the columns that are no counts."""
+    symbols = next((beside[name] for name in _SYMBOL_COLUMNS if name in beside), None)
+    ids = next((beside[name] for name in _IDS if name in beside), None)
+    if symbols is not None:
+        named = zip(symbols, draft.rows, strict=True)
+        draft.ids, draft.rows = draft.rows, [symbol.strip() or gene for symbol, gene in named]
+        draft.native = "genes_by_wells"
+    elif ids is not None:
+        draft.ids, draft.native = ids, "genes_by_wells"
+    if beside:
+        draft.notes.append(f"{draft.file}: columns that are no counts: {quote_some(list(beside), 8)}")
+    return draft
+
+
+def _stems(paths: Sequence[Path]) -> list[str]:
+    """Names of files without what all end in."""
+    names = [path.name for path in paths]
+    same = takewhile(lambda ends: len(set(ends)) == 1, zip(*(name[::-1] for name in names), strict=False))
+    common = "".join(ends[0] for ends in same)[::-1]
+    cut = re.search(r"[._-].*", common)
+    return [name.removesuffix(cut[0] if cut else "") for name in names]
+
+
+def _join_plates(drafts: dict[str, _Draft], file: str, form: str) -> _Draft:
+    """The wells of several plates, called by plate and well; a gene that only some plates list is zero elsewhere."""
+    turned = {plate: _turn(draft, "auto") for plate, draft in drafts.items()}
+    genes = list(dict.fromkeys(gene for draft in turned.values() for gene in draft.columns))
+    at, rows, blocks, notes = pd.Index(genes), [], [], []
+    for plate, draft in turned.items():
+        _check_axes(draft)
+        codes = at.get_indexer(pd.Index(draft.columns))
+        shape = (len(codes), len(genes))
+        move = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=shape)
+        blocks.append(draft.x @ move)
+        rows += [well if well.startswith(f"{plate}_") else f"{plate}_{well}" for well in draft.rows]
+        notes += draft.notes
+    draft = _Draft(file, form, sparse.vstack(blocks).tocsr(), rows, genes, "wells_by_genes", notes=notes)
+    sizes = sorted({len(d.columns) for d in turned.values()})
+    draft.notes.append(f"{file}: {len(turned)} plates are joined, called {quote_some(list(turned))}")
+    if len(sizes) > 1:
+        draft.notes.append(
+            f"{file}: plates list {sizes[0]:,} to {sizes[-1]:,} of {len(genes):,} genes; others count as zero"
+        )
+    return draft
+
+
+def _tables_in(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_file() and p.name.lower().endswith(_ENDINGS))
+
+
+def _is_folder_of_tables(path: Path) -> bool:
+    """A folder with several tables, and nothing of a MatrixMarket folder."""
+    if not path.is_dir() or len(_tables_in(path)) < 2:
+        return False
+    return not any(name in p.name for p in path.iterdir() for name in ("barcodes", "features.tsv", "genes.tsv", ".mtx"))
+
+
+_STRANDED = 0.9  # share of the reads on genes that one of STAR's two stranded columns has to hold
+
+
+def _read_well(path: Path) -> list[list[str]] | None:
+    """The lines of a file of one well, of HTSeq or STAR; None where it has a header or other columns."""
+    lines = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
+    one = {len(line) for line in lines} in ({2}, {4}) and all(
+        NUMBER.fullmatch(cell) for line in lines for cell in line[1:]
+    )
+    return lines if one else None
+
+
+def _choose_strand(wells: Sequence[list[list[str]]], file: str) -> tuple[int, str]:
+    """The column of STAR's ReadsPerGene to take, and why."""
+    if len(wells[0][0]) == 2:
+        return 1, ""
+    genes = [line for lines in wells for line in lines if not line[0].startswith("N_")]
+    sums = np.array([[float(cell) for cell in line[1:]] for line in genes]).sum(axis=0)
+    share = sums[1] / max(sums[1] + sums[2], 1)
+    if 1 - _STRANDED < share < _STRANDED and not 0.4 < share < 0.6:
+        found = f"{share:.0%} of the stranded reads on the first strand"
+        refuse(file, "", found, f"more than {_STRANDED:.0%} on one, or half on each; give a table of the right column")
+    column = 2 if share >= _STRANDED else 3 if share <= 1 - _STRANDED else 1
+    return (
+        column,
+        f"{file}: column {column + 1} of ReadsPerGene is read: {share:.0%} of stranded reads are on the first strand",
+    )
+
+
+@reader("a folder with a table of each plate or of each well", _is_folder_of_tables)
+def _draft_folder(path: Path, matrix: str = "") -> _Draft:
+    """Read the tables of a folder into one draft."""
+    paths = _tables_in(path)
+    names, wells = _stems(paths), [_read_well(p) if not p.name.lower().endswith(WORKBOOKS) else None for p in paths]
+    whole = [lines for lines in wells if lines is not None]
+    if not whole:
+        drafts = {name: _draft_table(p) for name, p in zip(names, paths, strict=True)}
+        return _join_plates(drafts, path.name, "folder of tables")
+    if len(whole) < len(paths) or len({len(lines[0]) for lines in whole}) > 1:
+        odd = [p.name for p, lines in zip(paths, wells, strict=True) if lines is None] or [paths[0].name]
+        refuse(path.name, "", f"files of one well beside others: {quote_some(odd, 3)}", "files of one kind")
+    column, why = _choose_strand(whole, path.name)
+    counts = [{line[0]: float(line[column]) for line in lines} for lines in whole]
+    genes = list(dict.fromkeys(gene for well in counts for gene in well))
+    x = np.array([[well.get(gene, 0.0) for gene in genes] for well in counts])
+    return _Draft(path.name, "folder of wells", x, names, genes, "wells_by_genes", notes=[why] * bool(why))
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #d2546bd1
 def named_path(
@@ -249,11 +397,31 @@ def _symbols(table: list[list[str]]) -> tuple[list[str], list[str], pd.Series | 
     return ids, [name if name.strip() else gene for name, gene in zip(named, ids, strict=True)], columns.get(2)
 
 
+_ZARR = ("zarr.json", ".zgroup", ".zattrs")
+
+
+@reader("a zarr store", lambda path: path.is_dir() and any((path / name).is_file() for name in _ZARR))
+def _draft_zarr(path: Path, matrix: str = "") -> _Draft:
+    """Read a zarr store of AnnData into a draft."""
+    from anndata.io import read_zarr
+
+    try:
+        adata = read_zarr(path)
+    except (KeyError, ValueError, TypeError, OSError, AttributeError) as e:
+        refuse(path.name, "", f"no readable AnnData ({' '.join(str(e).split())[:100]})", "a whole AnnData in zarr")
+    return _draft_anndata(adata, path, matrix)
+
+
 @reader("a MatrixMarket folder", _is_mtx)
 def _draft_mtx(path: Path, matrix: str = "") -> _Draft:
     """Read a folder of Cell Ranger, STARsolo, bustools or alevin, or a matrix in it, into a draft."""
     from scipy.io import mminfo, mmread
 
+    plates = [p for p in sorted(path.iterdir()) if p.is_dir() and _named(p, ["matrix.mtx"])] if path.is_dir() else []
+    if len(plates) > 1 and not _named(path, ["matrix.mtx"]):
+        return _join_plates(
+            {p.name: _draft_mtx(p, matrix) for p in plates}, path.name, "folder of MatrixMarket folders"
+        )
     paths, native = _find_triple(path, matrix)
     folder, plain = paths[0].parent, paths[0].name.lower().removesuffix(".gz")
     usual = any(plain.endswith(names.matrix) for names in _FOLDERS)
@@ -285,6 +453,7 @@ def _draft_mtx(path: Path, matrix: str = "") -> _Draft:
         "genes_by_wells",
         ids,
     )
+    draft.notes += notes
     draft.symbols_at = f"human gene symbols in the second column of {features}"
     if others := sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_MTX) and p != paths[0]):
         draft.notes.append(f"{matrix} is read, not {quote_some(others)} beside it")
@@ -303,7 +472,6 @@ def _only_expression(draft: _Draft, kinds: pd.Series | None) -> _Draft:
     return draft
 
 # %% ../../nbs/06_counts/02_matrices.ipynb #73677c8e
-_SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "symbol", "feature_name")
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id")
 
 
@@ -512,6 +680,15 @@ def _sum_genes(draft: _Draft) -> None:
     draft.columns = list(genes)
 
 
+_OTHERS = {
+    ".loom": "read it with scanpy.read_loom and write an .h5ad",
+    ".parquet": "read it with pandas.read_parquet and write a CSV",
+    ".rds": "an object of R; write its counts as MatrixMarket or CSV",
+    ".h5seurat": "convert it with SeuratDisk to an .h5ad",
+    ".bam": "reads that are not counted yet; count them with STARsolo",
+}
+
+
 def _drafted(path: Path, matrix: str) -> _Draft:
     """Read `path` with the first reader that recognises it."""
     try:
@@ -524,7 +701,8 @@ def _drafted(path: Path, matrix: str) -> _Draft:
     for known in READERS.values():
         if known.matches(path):
             return known.draft(path, matrix)
-    refuse(path.name, "", f"a file of type {path.suffix!r}", ", ".join(READERS))
+    hint = f": {_OTHERS[path.suffix.lower()]}" if path.suffix.lower() in _OTHERS else ""
+    refuse(path.name, "", f"a file of type {path.suffix!r}{hint}", ", ".join(READERS))
 
 
 def read_counts(
@@ -542,6 +720,7 @@ def read_counts(
     _keep_genes(draft)
     _check_axes(draft)
     check_counts(draft.x, draft.rows, draft.columns, draft.file)
+    check_not_scaled(draft.x, draft.file)
     check_no_total(draft.x, draft.columns, "gene", draft.file)
     check_no_total(draft.x.T.tocsr(), draft.rows, "well", draft.file)
     _sum_genes(draft)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..base.tables import Problems, data_row, judge_spellings, quote_some, refuse
-from .map_tables import NAMES, name_columns, parse_doses, read_map_table
+from ..base.tables import Problems, data_row, judge_spellings, quote_some, refuse, rename_compounds
+from .map_tables import NAMES, is_dose_like, name_columns, parse_doses, read_map_table, unit_key
 from ..data.wells import known_wells, locate_wells, pattern_wells
 
 if TYPE_CHECKING:
@@ -99,15 +99,18 @@ def is_empty(
 _TRUTH = dict.fromkeys(("true", "1", "yes", "y", "t"), True) | dict.fromkeys(("false", "0", "no", "n", "f", ""), False)
 
 
-def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str]) -> None:
-    """Set `is_control` by name; a column that disagrees is an error, one without truth values is kept as text."""
+def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str], rename: Sequence[str] = ()) -> None:
+    """Rename compounds and set `is_control` by name; a column that disagrees is an error, one of texts is kept."""
+    problems = Problems()
+    frame["compound"] = rename_compounds(frame["compound"].tolist(), rename, (file, "compound"), problems)
+    problems.check()
     treated = frame["compound"][~is_empty(frame["compound"])]
     by_name = frame["compound"] == control
     if not by_name.any():
         common = ", ".join(f"{name!r} ({n})" for name, n in Counter(treated).most_common(5)) or "no compound at all"
         found, expected = f"no well of {control!r}; most frequent: {common}", "control wells (setting `control`)"
         refuse(file, "compound", found, expected)
-    wrong, said = judge_spellings(treated, control)
+    wrong, said = judge_spellings(treated, control, rename)
     if wrong:
         refuse(file, "compound", *wrong[0])
     notes += [f"{file}: {words}" for words in said]
@@ -123,8 +126,20 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str])
     frame["is_control"] = by_name
 
 # %% ../../nbs/06_counts/04_plate_map.ipynb #0954140f
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}\.\d{3}")
+
+
 def _set_doses(frame: pd.DataFrame, unit: str, file: str, notes: list[str]) -> None:
-    units = frame["unit"].where(frame["unit"].str.strip() != "", unit) if "unit" in frame else [unit] * len(frame)
+    units = pd.Series(unit, frame.index)
+    if "unit" in frame:
+        own, dosed = frame["unit"].str.strip(), frame["dose"].str.strip() != ""
+        if unit and (odd := dosed & (own != "") & (own.map(unit_key) != unit_key(unit))).any():
+            where = f"well {odd.idxmax()!r}, dose"
+            refuse(file, where, f"the unit {own[odd.idxmax()]!r} beside {unit!r} in the column's name", "one unit")
+        units = frame["unit"].where(own != "", unit)
+    points = [cell for cell in frame["dose"].str.strip() if "." in cell]
+    if points and all(_THOUSANDS.fullmatch(cell) for cell in points):
+        notes.append(f"{file}: doses such as {points[0]!r} are read as {float(points[0]):g}, not as thousands")
     doses, out, converted = parse_doses(frame["dose"].tolist(), list(units), frame.index.tolist(), file)
     if converted:
         notes.append(f"{file}: doses in {quote_some(converted)} converted to uM")
@@ -218,18 +233,29 @@ def set_aside(
 def read_plate_map(
     path: str | Path,  # CSV or TSV, plain or gzip: a long table or grids
     control: str = "DMSO",  # the compound that is the control
+    rename: Sequence[str] = (),  # old=new of compounds, as of `rename_compounds`
+    columns: dict[str, str] | None = None,  # role (compound, dose, unit, plate, well) -> the column that has it
 ) -> pd.DataFrame:  # by well id: compound, is_control, and dose, unit, plate, batch, others as text; attrs["notes"]
     """Read a plate map; raises `InputError` that names file, place, what was found and what was expected."""
     path, notes = Path(path), []
-    frame, kind = read_map_table(path)
+    frame, kind = read_map_table(path, (columns or {}).get("well", ""))
     notes.append(f"{path.name}: read as {kind}, {len(frame)} wells")
-    frame, unit = name_columns(frame, path.name)
+    was, (frame, unit) = list(frame), name_columns(frame, path.name, columns)
+    roles = {role: name for name, role in zip(was, frame, strict=True) if role in (*NAMES, "dose") and role != name}
+    if roles:
+        notes.append(f"{path.name}: columns are read as " + ", ".join(f"{r} = {c!r}" for r, c in roles.items()))
+    lost = [name for name in frame if "dose" not in frame and is_dose_like(str(name))]
+    lost += [name for name in frame if "plate" not in frame and "plate" in str(name).casefold() and name not in NAMES]
+    if lost:
+        notes.append(
+            f"{path.name}: columns {quote_some(lost)} are kept as text: no dose and no plate are read from them"
+        )
     frame = _name_storable(frame, path.name, notes)
     if "compound" not in frame:
         expected = f"a column or block of compounds: {', '.join(NAMES['compound'])}"
         refuse(path.name, "columns", quote_some(list(frame), 8), expected)
     frame = _name_wells(_read_position(frame, path.name, notes), path.name, notes)
-    _set_control(frame, control, path.name, notes)
+    _set_control(frame, control, path.name, notes, rename)
     if "dose" in frame:
         _set_doses(frame, unit, path.name, notes)
     frame.attrs["notes"] = notes
@@ -242,6 +268,11 @@ _Way = tuple[str, Callable[[str], str], list[str]]  # in words, key of an id of 
 def _padded_head(well: str) -> str:
     head, _, plate = well.strip().partition("_")
     return f"{pad_well_id(head)}_{plate}"
+
+
+def _barcode(well: str) -> str:
+    """Without the number that Cell Ranger puts behind a barcode."""
+    return re.sub(r"-\d+$", "", well)
 
 
 def _tail(well: str) -> str:
@@ -270,7 +301,10 @@ def _ways(plate_map: pd.DataFrame) -> Iterator[_Way]:
         yield "by position alone, as the plate map names no plate", _tail, plain
     yield "by position alone, as the counts name no plate", pad_well_id, [_tail(well) for well in ids]
     if "barcode" in plate_map:
-        yield "by the plate map's barcodes", lambda name: name.split("-")[0], plate_map["barcode"].str.strip().tolist()
+        bare = plate_map["barcode"].str.strip()
+        yield "by the plate map's barcodes", _barcode, bare.tolist()
+        if "plate" in told:
+            yield "by the plate map's plates and barcodes", _barcode, (plate_map["plate"] + "_" + bare).tolist()
 
 
 def _match(names: list[str], plate_map: pd.DataFrame) -> tuple[np.ndarray, str]:

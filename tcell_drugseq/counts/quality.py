@@ -382,6 +382,9 @@ def _judge_quality(quality: pd.DataFrame) -> list[dict]:
     return rows
 
 
+_BASIC = ("median UMIs", "median genes", "silent genes", "wells dropped", "mitochondrial share", "replicates")
+
+
 def judge_screen(
     counts: AnnData,  # raw counts of all wells, before any is dropped
     cfg: ScreenConfig = ScreenConfig(),  # the rules of wells, seed
@@ -394,11 +397,13 @@ def judge_screen(
     rows = [*_judge_wells(counts, qc, cfg), _judge_depth(counts, qc)]
     rows.append(_judge_replicates(signal := replicate_signal(replicates, seed=cfg.seed)))
     rows += [] if quality is None else _judge_quality(quality)
-    basic = [row for row in rows if row["check"] in ("median UMIs", "median genes", "silent genes", "replicates")]
+    basic = [row for row in rows if row["check"] in _BASIC]
     failed = [row for row in basic if row["status"] == "fail"]
     shown = [row["meaning"] for row in basic if row["status"] == "fail" or (failed and row["status"] == "warn")]
     words = "carries next to nothing: " + "; ".join(shown) if failed else "carries enough to go on"
     if failed and signal is not None and signal.seen:
         words += "; its replicates do agree, so the same libraries sequenced deeper may carry more"
+    if not failed and (others := [row["check"] for row in rows if row["status"] == "fail"]):
+        words += f", but fails in: {', '.join(others)}"
     rows.append(_finding("the screen", len(failed), np.inf, 1, f"this screen {words}"))
     return pd.DataFrame(rows)

@@ -53,10 +53,13 @@ def t_score(
     name: str = "T_CELL_ACTIVATION",  # a shipped gene set, or FILE.gmt:NAME
     seed: int = 614,  # of the draw of control genes
 ) -> pd.Series:  # by well; mean log expression above matched control genes
-    """Activity of a signature; raises `InputError` when fewer than five of its genes are measured."""
+    """Activity of a signature; `InputError` for fewer than five of its genes, or too few others to compare with."""
     import scanpy as sc
 
     genes = measured(signature(name), x.var_names)
+    if (others := x.n_vars - len(genes)) < len(genes):
+        found = f"{others} genes that are none of its {len(genes)}"
+        raise InputError(f"signature {name}: found {found}, expected as many at least, to compare with")
     scored = x.copy()
     with _own_draws():
         bins = int(np.clip(x.n_vars // 20, 2, 25))
@@ -125,11 +128,14 @@ def cyto_trace(
     n_genes: int = 200,  # genes that stand in for the number of genes detected
     smooth: float = 0.9,  # alpha: weight of similar wells; 0: none
 ) -> pd.Series:  # by well; high: many genes, "less differentiated"
-    """CytoTRACE by gene counts."""
+    """CytoTRACE by gene counts; raises `InputError` where every well shows as many genes."""
     log = checked_log(x)
     detected = np.asarray((cast(Any, raw_counts(x)) > 0).sum(axis=1)).ravel()
+    if np.ptp(detected) == 0:
+        raise InputError(f"CytoTRACE: found {detected[0]} genes in every well, expected numbers that differ")
     values = np.asarray(log.X)
     sd, off = values.std(axis=0), detected - detected.mean()
+    sd = np.where(sd > _ROUNDING * np.abs(values).max(axis=0), sd, 0)
     r = np.where(sd > 0, off @ (values - values.mean(axis=0)) / np.where(sd > 0, sd, 1), -np.inf)
     score = values[:, np.argsort(-r, kind="stable")[:n_genes]].mean(axis=1, dtype=float)
     if smooth:
@@ -288,7 +294,11 @@ def score_wells(
     used = measured(gene_set := signature(cfg.signature), log.var_names)
     care = "; fewer than half: it may mean something else" if 2 * len(used) < len(gene_set.genes) else ""
     notes.append(f"Tscore: {len(used)} of {len(gene_set.genes)} genes of {gene_set.name} ({gene_set.source}){care}")
-    scores = pd.DataFrame({"Tscore": t_score(log, cfg.signature, cfg.seed), "CytoTRACE": cyto_trace(x)})
+    scores = pd.DataFrame({"Tscore": t_score(log, cfg.signature, cfg.seed)})
+    if np.ptp(raw_counts(x).getnnz(axis=1)):
+        scores["CytoTRACE"] = cyto_trace(x)
+    else:
+        notes.append("CytoTRACE is left out: it goes by the number of genes detected, which is the same in every well")
     scores["Pseudotime"] = pseudotime(log, root, cfg.pseudotime_by, notes)
     screen.obsm["scores"] = scores = scores.apply(_z)
     notes += [f"{n}: correlation with depth {depth_correlation(s, umis):+.2f} (Spearman)" for n, s in scores.items()]

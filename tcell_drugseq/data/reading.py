@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,7 @@ import pandas as pd
 from ..base.defaults import DataConfig
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError
-from ..base.tables import Problems, judge_spellings, quote_some, write_csv
+from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from tcell_drugseq.data.wells import (
@@ -43,6 +43,7 @@ __all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'rea
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+_TRUTH = {text: bool(n) for text, n in _LABELS.items()} | {"true": True, "false": False, "yes": True, "no": False}
 
 
 def _check_names(d: Draft, problems: Problems) -> None:
@@ -63,9 +64,9 @@ def _check_names(d: Draft, problems: Problems) -> None:
             problems.add(*d.place(part), f"{quote_some(repeated)} more than once", f"each {part} once")
 
 
-def _check_targets(d: Draft, control: str, problems: Problems) -> None:
+def _check_targets(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     """There is a control, both classes have two wells, no score is constant."""
-    compounds = Counter(d.columns.get("compound", []))
+    control, compounds = cfg.control, Counter(d.columns.get("compound", []))
     if compounds and control not in compounds:
         common = ", ".join(f"{name!r} ({n})" for name, n in compounds.most_common(5))
         problems.add(
@@ -73,7 +74,7 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             f"no well of {control!r}; most frequent: {common}",
             "control wells (setting `control`)",
         )
-    wrong, said = judge_spellings(compounds, control)
+    wrong, said = judge_spellings(compounds.elements(), control, cfg.rename)
     for found, wanted in wrong:
         problems.add(*d.place("compound"), found, wanted)
     for words in said:
@@ -93,6 +94,16 @@ def _check_targets(d: Draft, control: str, problems: Problems) -> None:
             problems.add(
                 *d.place("score"), f"the same value of {name} in every well", "a score that differs between wells"
             )
+
+
+def _check_control(d: Draft, control: str) -> None:
+    """Warn where a column of the file says otherwise than the name which wells are controls."""
+    if "is_control" in d.kept and "compound" in d.columns:
+        said = pd.Series(as_texts(d.kept["is_control"])).str.strip().str.casefold().map(_TRUTH)
+        names = pd.Series(d.columns["compound"])
+        if said.notna().all() and (wrong := said.astype(bool) != (names == control)).any():
+            words = f"is_control is {bool(said[wrong].iloc[0])} for {names[wrong].iloc[0]!r} ({wrong.sum()} such wells)"
+            log.warning("%s: obs column %s: the control is %r and nothing else", d.place("compound")[0], words, control)
 
 # %% ../../nbs/01_data/04_reading.ipynb #651dee88
 def _normalise(d: Draft, problems: Problems) -> None:
@@ -174,7 +185,8 @@ def _check(d: Draft, cfg: DataConfig, need_targets: bool, problems: Problems) ->
     if bad := [(d.place("label", i)[1], repr(t)[:60]) for i, t in enumerate(labels) if t not in _LABELS]:
         problems.add_places(d.place("label")[0], bad, "0 or 1")
     if need_targets:
-        _check_targets(d, cfg.control, problems)
+        _check_targets(d, cfg, problems)
+        _check_control(d, cfg.control)
     if d.wells:
         _locate(d, cfg, need_targets, problems)
         if need_targets and "row" not in d.columns:
@@ -303,6 +315,9 @@ def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
 # %% ../../nbs/01_data/04_reading.ipynb #b9ed1731
 def _scan(path: Path, cfg: DataConfig, need_targets: bool, take_apart: Callable, problems: Problems) -> Draft:
     draft = take_apart(path, cfg, need_targets, problems)
+    if cfg.rename and "compound" in draft.columns:
+        place = draft.place("compound")
+        draft.columns["compound"] = rename_compounds(draft.columns["compound"], cfg.rename, place, problems)
     _select(draft, cfg, problems)
     _check(draft, cfg, need_targets, problems)
     return draft
@@ -360,15 +375,72 @@ def read_screen(
     assert take_apart is not None  # else there was a problem
     return _read(cfg.data_dir, cfg, need_targets, take_apart)
 
+# %% ../../nbs/01_data/04_reading.ipynb #5f121240
+def _spread(sizes: Iterable[int], what: str) -> str:
+    """One number, or the range."""
+    least, most = min(sizes := list(sizes)), max(sizes)
+    return f"{least} {what} each" if least == most else f"{least} to {most} {what} each"
+
+
+def _said_of_wells(d: Draft) -> list[str]:
+    """Wells, plates and positions."""
+    plates = Counter(map(str, d.columns.get("plate", [])))
+    where = (
+        f"{len(plates)} plates of {_spread(plates.values(), 'wells')}: {quote_some(list(plates), 4)}" if plates else ""
+    )
+    at = [f"{r}{c}" for r, c in zip(d.columns.get("row", []), d.columns.get("column", []), strict=True)]
+    first = f"{d.wells[0]!r}" + (f" is {at[0]}" if at else ", of no known position") if d.wells else "no wells"
+    return [f"wells: {len(d.wells or [])}, {first}", f"plates: {where or 'not known'}"]
+
+
+def _said_of_compounds(d: Draft, cfg: DataConfig) -> list[str]:
+    """Control, compounds, their replicates and doses."""
+    compounds = Counter(d.columns.get("compound", []))
+    treated = {name: n for name, n in compounds.items() if name != cfg.control}
+    lines = [f"control: {cfg.control!r}, {compounds[cfg.control]} wells"]
+    if treated:
+        lines.append(f"compounds: {len(treated)}, {_spread(treated.values(), 'wells')}")
+    if "dose" in d.columns:
+        doses = sorted({float(dose) for dose in d.columns["dose"] if np.isfinite(dose)})
+        unit = (
+            quote_some(sorted(set(filter(str.strip, as_texts(d.kept["unit"])))), 3)
+            if "unit" in d.kept
+            else "not stated"
+        )
+        lines.append(
+            f"doses: {len(doses)} from {doses[0]:g} to {doses[-1]:g}, unit: {unit}" if doses else "doses: none"
+        )
+    return lines
+
+
+def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
+    """Expression, counts and targets."""
+    lines = []
+    if d.x is not None and d.x.size:
+        whole = "whole numbers" if not (d.x % 1).any() else "decimals"
+        place = f"layer {cfg.layer!r}" if cfg.layer else "X or expr_mat.csv"
+        lines.append(f"expression: {place}, {len(d.genes):,} genes, {whole} from {d.x.min():g} to {d.x.max():g}")
+    lines.append(f"counts: {'known' if d.counts is not None else 'none'}")
+    label = Counter(_LABELS.get(text) for text in d.columns.get("label", []))
+    named = [f"label ({label[1]} wells are 1)"] * bool(label) + ([] if d.scores is None else list(map(str, d.scores)))
+    return [*lines, f"targets: {', '.join(named) or 'none'}"]
+
+
+def _understood(d: Draft, cfg: DataConfig) -> list[str]:
+    """What a draft was taken for, a line for each part."""
+    return [*_said_of_wells(d), *_said_of_compounds(d, cfg), *_said_of_values(d, cfg)]
+
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
     cfg: DataConfig,  # `data_dir` is a folder with the CSV bundle or an .h5ad file
-) -> pd.DataFrame:  # file, where, found, expected; empty if the screen can be used
+) -> pd.DataFrame:  # file, where, found, expected; empty if the screen can be used; attrs["understood"]: lines
     """Every problem that prevents `read_screen` from reading the screen, one row each."""
-    problems, path = Problems(), Path(cfg.data_dir)
+    problems, path, said = Problems(), Path(cfg.data_dir), []
     if take_apart := _format(path, problems):
-        _scan(path, cfg, True, take_apart, problems)
-    return problems.table()
+        said = _understood(_scan(path, cfg, True, take_apart, problems), cfg)
+    table = problems.table()
+    table.attrs["understood"] = said
+    return table
 
 # %% ../../nbs/01_data/04_reading.ipynb #e6cb47dc
 _COLUMNS = ("compound", "label", "activation_old", "cluster", "dose")  # of obs, that a bundle has a file for

@@ -86,6 +86,7 @@ def test_all_files_are_written_and_nothing_beside_them(sent, made):
     assert (told["wells"], told["genes"], told["source"]["name"]) == (48, 300, "counts.csv")
     assert told["settings"] == {f.name: f.default for f in fields(ScreenConfig)} | {
         "positive": [],
+        "rename": [],
         "label": "Tscore>0.5",
     }
     assert [screen.uns["source"]["hash"] for screen in both(made)] == [told["source"]["hash"]] * 2

@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from tcell_drugseq.base.defaults import DataConfig
+from tcell_drugseq.base.files import write_h5ad
 from tcell_drugseq.base.settings import InputError
 from tcell_drugseq.counts.matrices import read_counts
 from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
@@ -35,7 +36,7 @@ def table(ids: list[str] | None = None) -> pd.DataFrame:
 
 def plates(**columns: list) -> pd.DataFrame:
     """Every fourth well is DMSO, six compounds have six wells each."""
-    compounds = ["DMSO" if i % 4 == 0 else f"drug {i % 4 + 3 * (i % 2)}" for i in range(48)]
+    compounds = ["DMSO" if i % 4 == 0 else f"drug {(i - i // 4 - 1) % 6 + 1}" for i in range(48)]
     return pd.DataFrame({"well": table().index, "compound": compounds} | columns)
 
 
@@ -236,3 +237,325 @@ def test_a_blank_behind_a_symbol_is_no_part_of_it(tmp_path: Path):
     table().rename(columns={"IL2": "IFNG "}).to_csv(tmp_path / "counts.csv")
     with pytest.raises(InputError, match="'IFNG' more than once"):
         read_counts(tmp_path / "counts.csv")
+
+
+# Doses and names of a plate map
+
+TREATED = [i % 4 > 0 for i in range(48)]
+
+
+def doses(cell: str, **more: str) -> dict[str, list]:
+    """The cell in each treated well, and nothing beside DMSO."""
+    return {name: [text if treated else "" for treated in TREATED] for name, text in {"dose": cell, **more}.items()}
+
+
+def called(name: str, cell: str, **more: str) -> dict[str, list]:
+    columns = doses(cell, **more)
+    return {name: columns.pop("dose"), **columns}
+
+
+MOLAR = {"dose": 0.1, "unit": "uM"}
+MAPS = {  # more columns, settings, and what is read in a treated well or the text of the error
+    "unit in the header": (called("dose_nM", "100"), {}, MOLAR),
+    "unit in the cell": (doses("100 nM"), {}, MOLAR),
+    "unit in a column": (doses("100", unit="nM"), {}, MOLAR),
+    "unit thrice": (called("dose_nM", "100 nM", unit="nmol/L"), {}, MOLAR),
+    "header against column": (
+        called("dose_nM", "100", unit="uM"),
+        {},
+        "the unit 'uM' beside 'nM' in the column's name",
+    ),
+    "header against cell": (called("dose_nM", "100 uM"), {}, "'100 uM' beside the unit 'nM'"),
+    "cell against column": (doses("100 nM", unit="uM"), {}, "'100 nM' beside the unit 'uM'"),
+    "a unit of time": (doses("100", unit="h"), {}, "found the unit 'h', expected a unit of dose"),
+    "time and dose": (doses("0.1", Unit="h", Unit_1="uM"), {}, "'Unit', 'Unit_1', which all mean unit"),
+    "time and dose, settled": (doses("0.1", Unit="h", Unit_1="uM"), {"unit": "Unit_1"}, MOLAR),
+    "macpie": (called("Concentration_1", "0.1", Unit_1="uM"), {}, MOLAR),
+    "Echo": (called("Conc. (µM)", "0.1", **{"Destination Plate Barcode": "P1"}), {}, MOLAR),
+    "R": (called("Dose..uM.", "0.1"), {}, MOLAR),
+    "JUMP": (called("Metadata_mmoles_per_liter", "0.0001", Metadata_Plate="P1"), {}, MOLAR),
+    "LINCS": (called("pert_dose", "0.1", pert_dose_unit="um"), {}, MOLAR),
+    "D300": (called("Dispensed conc. [nM]", "100"), {}, MOLAR),
+    "by a setting": (called("how much", "0.1"), {"dose": "how much"}, {"dose": 0.1}),
+    "no such column": (
+        doses("1"),
+        {"dose": "Dosis"},
+        "setting 'dose': found no column 'Dosis', expected one of 'well'",
+    ),
+    "logarithms": (called("log10_dose", "-1"), {}, "columns 'log10_dose' are kept as text: no dose"),
+    "a thousand or one": (doses("1.000"), {}, "doses such as '1.000' are read as 1, not as thousands"),
+    "three decimals": (doses("0.100", unit="uM"), {}, MOLAR),
+}
+
+
+@pytest.mark.parametrize("shape", MAPS)
+def test_doses_and_columns_by_other_names(shape: str, tmp_path: Path):
+    columns, settings, expected = MAPS[shape]
+    plates(**columns).to_csv(tmp_path / "map.csv", index=False)
+
+    def read() -> pd.DataFrame:
+        return read_plate_map(tmp_path / "map.csv", columns=settings)
+
+    if isinstance(expected, str) and "kept as text" not in expected and "not as" not in expected:
+        with pytest.raises(InputError) as raised:
+            read()
+        assert expected in str(raised.value)
+        return
+    found = read()
+    if isinstance(expected, str):
+        assert expected in " ".join(found.attrs["notes"])
+        return
+    assert found["dose"].tolist() == [0.1 if treated else 0.0 for treated in TREATED]
+    assert "unit" not in expected or found["unit"].unique().tolist() == ["uM"]
+    names = [name for name in columns if name not in ("dose", "unit")]
+    assert not names or any(repr(name) in note for note in found.attrs["notes"] for name in names)
+
+
+SPELLINGS = {  # names of the first wells, the setting `rename`, text of the error or number of compounds
+    "the control in capitals": (["dmso"], (), "as by the setting rename: dmso=DMSO"),
+    "the control with its share": (["DMSO 0.1%"], (), "as by the setting rename: DMSO 0.1%=DMSO"),
+    "the vehicle": (["vehicle (DMSO)"], (), "as by the setting rename: vehicle (DMSO)=DMSO"),
+    "the vehicle, settled": (["vehicle (DMSO)"], ("vehicle (DMSO)=DMSO",), 7),
+    "capitals": (["Drug 1"], (), "as by the setting rename: Drug 1=drug 1"),
+    "blanks": (["drug1"], (), "as by the setting rename: drug1=drug 1"),
+    "underscores": (["drug_1"], (), "as by the setting rename: drug_1=drug 1"),
+    "no width": (["drug\u200b 1"], (), "which read as one name"),
+    "merged": (["Drug 1"], ("Drug 1=drug 1",), 7),
+    "its own": (["Drug 1"], ("Drug 1=Drug 1",), 8),
+    "a name of no well": (["x"], ("y=z",), "no compound of the rule 'y=z'"),
+    "untreated": (["none", "NA", "-"], (), 10),
+}
+
+
+@pytest.mark.parametrize("kind", ["map", "bundle", "h5ad"])
+@pytest.mark.parametrize("shape", SPELLINGS)
+def test_one_compound_has_one_name(shape: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    names, rename, expected = SPELLINGS[shape]
+    compounds = names + plates()["compound"].tolist()[len(names) :]
+    plates(compound=compounds).to_csv(tmp_path / "map.csv", index=False)
+    screen = expressed(pd.DataFrame(index=table().index))
+    screen.obs["compound"] = compounds
+    place = tmp_path / ("screen.h5ad" if kind == "h5ad" else "bundle")
+    screen.write_h5ad(place) if kind == "h5ad" else write_bundle(screen, place)
+
+    def read() -> pd.DataFrame:
+        if kind == "map":
+            return read_plate_map(tmp_path / "map.csv", rename=rename)
+        return read_screen(DataConfig(str(place), rename=rename)).obs
+
+    if isinstance(expected, str):
+        with pytest.raises(InputError) as raised:
+            read()
+        assert expected in str(raised.value)
+        return
+    obs = read()
+    assert obs["compound"].nunique() == expected
+    said = " ".join(obs.attrs["notes"]) if kind == "map" else caplog.text
+    assert (shape == "untreated") == ("may mean none, with their wells: 'none' (1), 'NA' (1), '-' (1)" in said)
+
+
+def test_a_control_column_that_contradicts_the_names_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    screen = expressed(pd.DataFrame({"is_control": [i % 4 == 1 for i in range(48)]}, index=table().index))
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    assert read_screen(DataConfig(str(tmp_path / "screen.h5ad"))).obs["is_control"].tolist() == [
+        i % 4 == 0 for i in range(48)
+    ]
+    assert "is_control is False for 'DMSO' (24 such wells)" in caplog.text
+
+
+GAPS = {
+    "boolean": pd.array([True, None] * 24, dtype="boolean"),
+    "integer": pd.array([1, None] * 24, dtype="Int64"),
+    "text": pd.array(["x", None] * 24, dtype="string"),
+    "categories": pd.Categorical([True, None] * 24),
+}
+
+
+@pytest.mark.parametrize("kind", GAPS)
+def test_columns_with_gaps_can_be_read_and_written(kind: str, tmp_path: Path):
+    screen = expressed(pd.DataFrame({"more": GAPS[kind]}, index=table().index))
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    read = read_screen(DataConfig(str(tmp_path / "screen.h5ad")))
+    write_h5ad(read, tmp_path / "again.h5ad")
+    again = read_screen(DataConfig(str(tmp_path / "again.h5ad"))).obs["more"]
+    assert again.tolist()[::2] == read.obs["more"].tolist()[::2]
+    counts = AnnData(C, obs=screen.obs[["more"]], var=pd.DataFrame(index=GENES))
+    counts.write_h5ad(tmp_path / "counts.h5ad")
+    plates().to_csv(tmp_path / "map.csv", index=False)
+    joined = join_wells(read_counts(tmp_path / "counts.h5ad"), read_plate_map(tmp_path / "map.csv"))
+    write_h5ad(joined, tmp_path / "joined.h5ad")
+    assert joined.obs["more"].isna().sum() == 24
+
+
+# Forms of counts
+
+
+def per_plate(write) -> object:
+    """A folder with a table of each plate, whose wells are called A01 in both."""
+
+    def make(folder: Path) -> Path:
+        (folder / "plates").mkdir()
+        for plate in PLATES:
+            part = table()[[p == plate for p in PLATE]].set_axis(AT)
+            write(part, folder / "plates" / f"{plate}_counts.csv")
+        return folder / "plates"
+
+    return make
+
+
+def per_well(columns) -> object:
+    """A folder with a file of each well, without headers."""
+
+    def make(folder: Path) -> Path:
+        (folder / "wells").mkdir()
+        for well, counts in table().iterrows():
+            lines = [[gene, *columns(n)] for gene, n in counts.items()]
+            lines += [["N_unmapped", *columns(900)]] if len(lines[0]) == 4 else [["__no_feature", "900"]]
+            text = "\n".join("\t".join(map(str, line)) for line in lines)
+            (folder / "wells" / f"{well}_ReadsPerGene.out.tab").write_text(text + "\n")
+        return folder / "wells"
+
+    return make
+
+
+def text(name: str, make) -> object:
+    def write(folder: Path) -> Path:
+        (folder / name).write_text(make(table().T))
+        return folder / name
+
+    return write
+
+
+def feature_counts(genes: pd.DataFrame) -> str:
+    for i, name in enumerate(("Chr", "Start", "End", "Strand", "Length")):
+        genes.insert(i, name, ["chr1", "1", "2", "+", "500"][i])
+    named = genes.rename(columns=lambda name: f"/out/{name}Aligned.sortedByCoord.out.bam" if "_" in name else name)
+    return "# Program:featureCounts v2.0.3\n" + named.to_csv(sep="\t", index_label="Geneid")
+
+
+def gct(genes: pd.DataFrame) -> str:
+    genes.insert(0, "Description", "na")
+    return f"#1.2\n{len(genes)}\t{genes.shape[1] - 1}\n" + genes.to_csv(sep="\t", index_label="Name")
+
+
+def two_names(genes: pd.DataFrame) -> str:
+    genes.insert(0, "gene_name", genes.index)
+    return genes.set_axis([f"ENSG{i:011d}" for i in range(6)]).to_csv(index_label="gene_id")
+
+
+def transposed(names: tuple[str, str, str]) -> object:
+    """Wells x genes, as bustools and alevin-fry write them."""
+
+    def make(folder: Path) -> Path:
+        raw = folder / "quantified"
+        raw.mkdir()
+        mmwrite(raw / names[0], sparse.coo_matrix(table().to_numpy()))
+        (raw / names[1]).write_text("\n".join(table().index) + "\n")
+        (raw / names[2]).write_text("\n".join(GENES) + "\n")
+        return raw
+
+    return make
+
+
+def with_header(folder: Path) -> Path:
+    raw = write_mtx(table(), folder / "raw")
+    (raw / "features.tsv").write_text("gene_id\tgene_name\ttype\n" + (raw / "features.tsv").read_text())
+    return raw
+
+
+def plate_folders(folder: Path) -> Path:
+    for plate in PLATES:
+        write_mtx(table()[[p == plate for p in PLATE]].set_axis(AT), folder / "run" / plate)
+    return folder / "run"
+
+
+def zarr(folder: Path) -> Path:
+    AnnData(C, obs=pd.DataFrame(index=table().index), var=pd.DataFrame(index=GENES)).write_zarr(folder / "counts.zarr")
+    return folder / "counts.zarr"
+
+
+def workbook(folder: Path) -> Path:
+    pytest.importorskip("python_calamine")
+    table().T.to_excel(folder / "counts.xlsx")
+    return folder / "counts.xlsx"
+
+
+FORMS = {  # how it is made, and a word of the notes
+    "featureCounts": (text("counts.txt", feature_counts), "columns that are no counts"),
+    "GCT": (text("counts.gct", gct), "'description'"),
+    "two columns of names": (text("counts.csv", two_names), "'gene_name'"),
+    "a table of each plate": (per_plate(lambda part, path: part.to_csv(path)), "2 plates are joined"),
+    "a table of each plate, turned": (per_plate(lambda part, path: part.T.to_csv(path)), "2 plates are joined"),
+    "a folder of each plate": (plate_folders, "2 plates are joined"),
+    "HTSeq": (per_well(lambda n: [n]), "lines of the counting program (1)"),
+    "STAR, first strand": (per_well(lambda n: [n + 1, n, n // 99]), "column 3 of ReadsPerGene is read"),
+    "STAR, second strand": (per_well(lambda n: [n + 1, n // 99, n]), "column 4 of ReadsPerGene is read"),
+    "STAR, no strands": (per_well(lambda n: [n, n // 2, n // 2]), "column 2 of ReadsPerGene is read"),
+    "bustools": (
+        transposed(("cells_x_genes.mtx", "cells_x_genes.barcodes.txt", "cells_x_genes.genes.txt")),
+        "read as MatrixMarket folder",
+    ),
+    "alevin-fry": (
+        transposed(("quants_mat.mtx", "quants_mat_rows.txt", "quants_mat_cols.txt")),
+        "read as MatrixMarket folder",
+    ),
+    "a header of features": (with_header, "the first line is a header"),
+    "zarr": (zarr, "counts are those of X"),
+    "workbook": (workbook, "read as workbook"),
+}
+
+
+@pytest.mark.parametrize("shape", FORMS)
+def test_forms_of_counts(shape: str, tmp_path: Path):
+    make, words = FORMS[shape]
+    counts = read_counts(make(tmp_path))
+    assert counts.obs_names.tolist() == table().index.tolist() and counts.var_names.tolist() == GENES
+    assert (counts.X.toarray() == C).all()
+    assert words in " ".join(counts.uns["notes"])
+
+
+REFUSED = {  # how it is made, and what is said
+    "STAR, undecided": (
+        per_well(lambda n: [n, 3 * n, n]),
+        "wells: found 75% of the stranded reads on the first strand",
+    ),
+    "one well": (lambda f: per_well(lambda n: [n])(f) / "P1_A01_ReadsPerGene.out.tab", "the counts of one well"),
+    "loom": (lambda f: (f / "x.loom").write_bytes(b"x") and f / "x.loom", "read it with scanpy.read_loom"),
+    "a folder of something else": (lambda f: (f / "x.png").write_bytes(b"x") and f, "no matrix.mtx beside 'x.png'"),
+    "a broken store": (lambda f: (f / "zarr.json").write_text("{") and f, "found no readable AnnData"),
+}
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_forms_that_are_refused_by_name(shape: str, tmp_path: Path):
+    make, words = REFUSED[shape]
+    with pytest.raises(InputError) as raised:
+        read_counts(make(tmp_path))
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_plates_with_the_same_barcodes_are_joined_by_plate_and_barcode(tmp_path: Path):
+    bars = ["".join("ACGT"[i // 4**k % 4] for k in range(4)) for i in range(24)]
+    for plate in PLATES:
+        part = table()[[p == plate for p in PLATE]].set_axis([f"{bar}-1" for bar in bars])
+        write_mtx(part, tmp_path / "run" / plate)
+    plates(well=WELL, plate=PLATE, barcode=bars * 2).to_csv(tmp_path / "map.csv", index=False)
+    joined = join_wells(read_counts(tmp_path / "run"), read_plate_map(tmp_path / "map.csv"))
+    assert joined.obs_names.tolist() == table().index.tolist() and (joined.X.toarray() == C).all()
+    assert joined.obs["compound"].tolist() == plates()["compound"].tolist() and joined.obs["plate"].tolist() == PLATE
+
+
+def test_a_workbook_is_a_plate_map(tmp_path: Path):
+    pytest.importorskip("python_calamine")
+    wells = plates(**{"Conc. (µM)": [0.1 if treated else None for treated in TREATED]})
+    wells.to_excel(tmp_path / "map.xlsx", index=False)
+    found = read_plate_map(tmp_path / "map.xlsx")
+    assert found["compound"].tolist() == wells["compound"].tolist() and found["dose"].tolist()[:2] == [0.0, 0.1]
+    with pd.ExcelWriter(tmp_path / "two.xlsx") as book:
+        wells.to_excel(book, sheet_name="1", index=False)
+        wells.to_excel(book, sheet_name="2", index=False)
+    with pytest.raises(InputError, match=r"two.xlsx: found 2 sheets with content: '1', '2', expected one"):
+        read_plate_map(tmp_path / "two.xlsx")
+    (tmp_path / "broken.xlsx").write_bytes((tmp_path / "map.xlsx").read_bytes()[:900])
+    with pytest.raises(InputError, match=r"broken.xlsx: found no readable workbook"):
+        read_plate_map(tmp_path / "broken.xlsx")
