@@ -426,6 +426,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables.spelling_key': ( '00_base/tables.html#spelling_key',
                                                                                        'tcell_drugseq/base/tables.py'),
+                                           'tcell_drugseq.base.tables.unpacked': ( '00_base/tables.html#unpacked',
+                                                                                   'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables.without_apostrophe': ( '00_base/tables.html#without_apostrophe',
                                                                                              'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables.write_csv': ( '00_base/tables.html#write_csv',

@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.base.tables import (
         NUMBER as NUMBER,
+        SAVED_INDEX as SAVED_INDEX,
         Problems as Problems,
         data_row as data_row,
         decode as decode,
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
         rename_compounds as rename_compounds,
         several_spellings as several_spellings,
         spelling_key as spelling_key,
+        unpacked as unpacked,
         without_apostrophe as without_apostrophe,
         write_csv as write_csv,
     )
@@ -212,6 +214,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "tables": [
             "NUMBER",
+            "SAVED_INDEX",
             "Problems",
             "data_row",
             "decode",
@@ -224,6 +227,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "rename_compounds",
             "several_spellings",
             "spelling_key",
+            "unpacked",
             "without_apostrophe",
             "write_csv",
         ],

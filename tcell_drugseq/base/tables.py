@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import csv
+import errno
+import gzip
 import io
 import re
 import unicodedata
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,9 +25,9 @@ from .files import read_bytes, written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['WELL_COLUMN', 'NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse', 'Problems',
-           'rename_compounds', 'decode', 'data_row', 'read_numbers', 'read_column', 'write_csv', 'escape_formulas',
-           'without_apostrophe']
+__all__ = ['WELL_COLUMN', 'SAVED_INDEX', 'NUMBER', 'quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse',
+           'Problems', 'rename_compounds', 'decode', 'unpacked', 'data_row', 'read_numbers', 'read_column', 'write_csv',
+           'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -202,10 +205,21 @@ def decode(
         return "", (f"line {line}", f"byte 0x{byte:02x}, not UTF-8 (Latin-1 or Windows-1252?)")
 
 # %% ../../nbs/00_base/05_tables.ipynb #29e482d2
+def unpacked(
+    raw: bytes,  # of a file, packed by gzip or not
+) -> bytes:
+    """The content; raises `OSError`, whose `strerror` says what was found, for an archive that is no whole one."""
+    try:
+        return gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+        raise OSError(errno.EINVAL, f"a gzip archive that is cut short or damaged ({e})") from e
+
+
 def _read_text(path: Path, problems: Problems) -> str | None:
     """The text of a CSV without byte-order mark, or None and a problem."""
     try:
-        text, fault = decode(read_bytes(path))
+        raw = read_bytes(path)
+        text, fault = decode(unpacked(raw) if path.name.endswith(".gz") else raw)
     except OSError as e:
         return problems.add(path.name, "", e.strerror or str(e), "a regular file")
     if fault:
@@ -271,6 +285,7 @@ def _parse_fast(text: str) -> tuple[list[str], np.ndarray] | None:
 
 # %% ../../nbs/00_base/05_tables.ipynb #db41680c
 WELL_COLUMN = "well"
+SAVED_INDEX = r"unnamed: ?\d+(_level_\d+)?(\.\d+)?|level_\d+|\.\.\.1"  # a column of pandas or R that is an index
 
 
 def _take_wells(path: Path, text: str, wells: dict[str, list[str]] | None) -> str:

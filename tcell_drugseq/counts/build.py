@@ -133,7 +133,12 @@ def write_screen(
     about |= {"versions": {"python": platform.python_version(), "tcell_drugseq": version("tcell_drugseq")}}
     with staged_folder(out, ()) as work:
         write_bundle(screen, work)
-        write_csv(found["qc"][list(MEASURES)].rename_axis("well").reset_index(), work / "qc_wells.csv")
+        write_csv(
+            found["qc"][[name for name in (*MEASURES, "spike_share") if name in found["qc"]]]
+            .rename_axis("well")
+            .reset_index(),
+            work / "qc_wells.csv",
+        )
         for name in ("qc_dropped", "qc_findings", "qc_replicates"):
             write_csv(found[name], work / f"{name}.csv")
         write_yaml(about, work / "screen.yaml")

@@ -7,10 +7,8 @@ __all__ = ['WORKBOOKS', 'SPIKE_INS', 'ORIENTATIONS', 'read_text', 'gene_names', 
            'orient', 'check_counts', 'check_not_scaled']
 
 # %% ../../nbs/06_counts/01_checks.ipynb #558755d2
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module, resources
@@ -22,7 +20,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..base.files import read_bytes
-from ..base.tables import decode, quote_some, refuse
+from ..base.tables import SAVED_INDEX, decode, quote_some, refuse, unpacked
 from ..data.matrix import LARGEST_COUNT
 from ..data.wells import known_wells
 
@@ -52,12 +50,10 @@ def read_text(
     """The text of a file in UTF-8; raises `InputError` if it is missing, empty, cut short or no text."""
     path, wanted = Path(path), "text saved as UTF-8 (CSV or TSV), plain or gzip"
     try:
-        raw = read_bytes(path)
-        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        refuse(path.name, "", f"a gzip archive that is cut short or damaged ({e})", "a whole one: copy it again")
+        raw = unpacked(read_bytes(path))
     except OSError as e:
-        refuse(path.name, "", e.strerror or str(e), "a regular file")
+        found = e.strerror or str(e)
+        refuse(path.name, "", found, "a whole one: copy it again" if "gzip" in found else "a regular file")
     if path.suffix.lower() in WORKBOOKS:
         return _sheet(path, raw)
     text, fault = decode(raw)
@@ -110,7 +106,7 @@ _NO_GENES = {
         *(r"n_?(counts?|genes?|umis?|cells?|feature)(_(rna|umi|by_\w+))?", r"(pct|percent|log1p|frac|prop)[ _.]\w+"),
         *(r"doublet_?\w*", r"size_?factors?", r"(mito|ribo)[ _.]?(share|fraction|percent)?"),
     ),
-    "an index that was saved": (r"unnamed: ?\d+(_level_\d+)?(\.\d+)?", r"level_\d+", r"\.\.\.1"),
+    "an index that was saved": (SAVED_INDEX,),
 }
 
 

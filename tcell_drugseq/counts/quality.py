@@ -49,7 +49,7 @@ MEASURES = {
 
 def measure_wells(
     counts: AnnData,  # wells x genes, raw counts; genes by symbol
-) -> pd.DataFrame:  # by well: umis, detected, and mito_share, ribo_share, top50_share (0 to 1; NaN where unknown)
+) -> pd.DataFrame:  # by well: umis, detected; mito_share, ribo_share, top50_share (NaN: unknown), maybe spike_share
     """Measure how much each well holds, and of what."""
     import scanpy as sc
     from anndata import AnnData
@@ -67,6 +67,9 @@ def measure_wells(
     for kind, mask in kinds.items():
         qc[f"{kind}_share"] = found[f"pct_counts_{kind}"] / 100 if mask.any() else np.nan
     qc["top50_share"] = found[f"pct_counts_in_top_{top}_genes"] / 100
+    if "spike_umis" in counts.obs:
+        spiked = counts.obs["spike_umis"].to_numpy(float)
+        qc["spike_share"] = spiked / np.maximum(spiked + qc["umis"], 1)
     qc.loc[qc["umis"] == 0, ["mito_share", "ribo_share", "top50_share"]] = np.nan
     return qc
 

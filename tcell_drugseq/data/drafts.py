@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..base.defaults import DataConfig
 from ..base.hdf5 import read_hdf5
-from ..base.tables import Problems, data_row, quote_some, read_column, read_numbers
+from ..base.tables import SAVED_INDEX, Problems, data_row, quote_some, read_column, read_numbers
 from .matrix import are_counts
 
 if TYPE_CHECKING:
@@ -67,8 +67,18 @@ def name_scores(
     """Canonical names of score columns; two columns for one score are a problem."""
     names = [_CANONICAL.get(header.lower(), header) for header in headers]
     for name in names:
-        if not name.strip() or name in _RESERVED or "/" in name or name.startswith("latent:"):
-            problems.add(*place, f"a score called {name!r}", "another name (in R: row.names = FALSE), without '/'")
+        if (
+            not name.strip()
+            or name in _RESERVED
+            or "/" in name
+            or name.startswith("latent:")
+            or re.fullmatch(SAVED_INDEX, name, re.I)
+        ):
+            problems.add(
+                *place,
+                f"a score called {name!r}",
+                "another name (in R: row.names = FALSE, in pandas: index=False), without '/'",
+            )
     for name, count in Counter(names).items():
         if count > 1:
             same = [header for header, n in zip(headers, names, strict=True) if n == name]
@@ -114,7 +124,7 @@ def _nearest(name: str) -> str | None:
 
 def _name_unread(folder: Path, names: Sequence[str]) -> None:
     """Name the tables of a folder that no part of a bundle is read from."""
-    read = {name for own in FILES.values() for name in own}
+    read = {name + packed for own in FILES.values() for name in own for packed in ("", ".gz")}
     truth = (folder / SIMULATED).exists()
     tables = [name for name in names if ".csv" in name.lower() and name not in read]
     if unread := [name for name in tables if not (truth and name.startswith("truth_"))]:
@@ -136,7 +146,7 @@ def _find_files(folder: Path, left_out: set[str], need_targets: bool, problems: 
     for part, names in FILES.items():
         if part in left_out:
             continue
-        own = [name for name in names if name in there]
+        own = [name for plain in names for name in (plain, f"{plain}.gz") if name in there]
         if own:
             found[part] = folder / own[0]
         elif near := [name for name in others if _nearest(name) == part]:

@@ -54,7 +54,7 @@ def to_dense(x: Any) -> np.ndarray:
     return np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
 
 # %% ../../nbs/01_data/02_matrix.ipynb #cbe05840
-LARGEST_COUNT = 2**31  # a count is below it
+LARGEST_COUNT = 2**24  # a count is below it: float32 holds each whole number up to here, and not the next
 
 
 def are_counts(

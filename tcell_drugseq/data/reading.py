@@ -22,7 +22,7 @@ import pandas as pd
 from ..base.defaults import DataConfig
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError
-from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, write_csv
+from ..base.tables import SAVED_INDEX, Problems, judge_spellings, quote_some, rename_compounds, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from tcell_drugseq.data.wells import (
@@ -59,6 +59,12 @@ def _check_names(d: Draft, problems: Problems) -> None:
         empty = [(d.place(part, i)[1], "an empty name") for i, name in enumerate(names) if not name.strip()]
         if empty:
             problems.add_places(d.place(part)[0], empty, f"the name of a {part}" + hint)
+    if saved := [(d.place("gene", i)[1], repr(g)) for i, g in enumerate(d.genes) if re.fullmatch(SAVED_INDEX, g, re.I)]:
+        problems.add_places(d.place("gene")[0], saved, "a gene: leave out the index (in pandas: index=False)")
+    if blank := [gene for gene in d.genes if gene != gene.strip()]:
+        log.warning(
+            "%s: genes with blanks at an end, which no gene set finds: %s", d.place("gene")[0], quote_some(blank)
+        )
     for part in ("gene", "well"):
         if repeated := [name for name, n in Counter(parts[part]).items() if n > 1 and name.strip()]:
             problems.add(*d.place(part), f"{quote_some(repeated)} more than once", f"each {part} once")

@@ -3,6 +3,7 @@
 A row of a table is one shape: what it is, how its files are made, and what has to be read from them or said.
 """
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from tcell_drugseq.base.files import write_h5ad
 from tcell_drugseq.base.settings import InputError
 from tcell_drugseq.counts.matrices import read_counts
 from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
-from tcell_drugseq.data.reading import find_problems, read_screen, write_bundle
+from tcell_drugseq.counts.quality import measure_wells
+from tcell_drugseq.data.reading import find_problems, read_screen, screen_hash, write_bundle
 
 GENES = ["IL2", "IFNG", "MT-CO1", "RPL3", "ACTB", "GAPDH"]
 PLATES = ("P1", "P2")
@@ -559,3 +561,79 @@ def test_a_workbook_is_a_plate_map(tmp_path: Path):
     (tmp_path / "broken.xlsx").write_bytes((tmp_path / "map.xlsx").read_bytes()[:900])
     with pytest.raises(InputError, match=r"broken.xlsx: found no readable workbook"):
         read_plate_map(tmp_path / "broken.xlsx")
+
+
+# Bundles
+
+
+def bundle(folder: Path) -> Path:
+    write_bundle(expressed(pd.DataFrame(index=table().index)), folder / "bundle")
+    return folder / "bundle"
+
+
+def with_index(name: str):
+    def change(folder: Path) -> None:
+        frame = pd.read_csv(folder / name)
+        frame.reset_index(names="Unnamed: 0").to_csv(folder / name, index=False)
+
+    return change
+
+
+def packed(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+
+
+def scored(folder: Path) -> None:
+    pd.DataFrame({"Tscore": range(48)}).to_csv(folder / "scores_3_z.csv", index=False)
+    with_index("scores_3_z.csv")(folder)
+
+
+BUNDLES = {
+    "packed": (packed, ""),
+    "an index among genes": (with_index("expr_mat.csv"), "expr_mat.csv: column 1: found 'Unnamed: 0', expected a gene"),
+    "an index among scores": (scored, "scores_3_z.csv: header: found a score called 'Unnamed: 0'"),
+    "packed and cut": (
+        lambda f: (packed(f), (f / "meta_id.csv.gz").write_bytes((f / "meta_id.csv.gz").read_bytes()[:-9])),
+        "meta_id.csv.gz: found a gzip archive that is cut short",
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", BUNDLES)
+def test_bundles(shape: str, tmp_path: Path):
+    change, error = BUNDLES[shape]
+    folder = bundle(tmp_path)
+    before = screen_hash(read_screen(DataConfig(str(folder))))
+    change(folder)
+    if not error:
+        assert screen_hash(read_screen(DataConfig(str(folder)))) == before
+        return
+    with pytest.raises(InputError) as raised:
+        read_screen(DataConfig(str(folder)))
+    assert error in str(raised.value)
+
+
+def test_what_was_understood_is_said_first(tmp_path: Path):
+    understood = find_problems(DataConfig(str(bundle(tmp_path)))).attrs["understood"]
+    assert understood[:4] == [
+        "wells: 48, 'P1_A01' is A1",
+        "plates: 2 plates of 24 wells each: 'P1', 'P2'",
+        "control: 'DMSO', 12 wells",
+        "compounds: 6, 6 wells each",
+    ]
+    assert "label (24 wells are 1)" in understood[-1]
+
+
+def test_spike_ins_are_a_measure_of_their_own(tmp_path: Path):
+    table().assign(**{"ERCC-00002": table().sum(axis=1)}).to_csv(tmp_path / "counts.csv")
+    assert set(measure_wells(read_counts(tmp_path / "counts.csv"))["spike_share"]) == {0.5}
+
+
+def test_a_count_that_float32_does_not_hold_is_refused(tmp_path: Path):
+    counts = table()
+    counts.iat[3, 2] = 2**24 + 1
+    counts.to_csv(tmp_path / "counts.csv")
+    with pytest.raises(InputError, match=r"well 'P1_A04', gene 'MT-CO1': found .* are 16777216 or more"):
+        read_counts(tmp_path / "counts.csv")
