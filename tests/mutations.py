@@ -588,6 +588,103 @@ def _(rng, folder):
     return Trial([*screen(folder), f"--min_wells={10**6}"], "either")
 
 
+def shapes(folder: Path, form: str) -> Path:
+    """The counts in another form."""
+    from anndata import AnnData
+    from scipy.io import mmwrite
+    from scipy.sparse import coo_matrix, csr_matrix
+
+    table = pd.read_csv(next((folder / "bundle" / "raw").glob("counts*")), index_col=0)
+    made = folder / "shape"
+    made.mkdir()
+    if form == "mtx":
+        mmwrite(made / "matrix.mtx", coo_matrix(table.T.to_numpy()))
+        (made / "barcodes.tsv").write_text("\n".join(table.index) + "\n")
+        (made / "features.tsv").write_text("\n".join(f"ENSG{i:011d}\t{g}" for i, g in enumerate(table)) + "\n")
+        return made
+    if form == "h5ad":
+        obs, var = pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns)
+        AnnData(csr_matrix(table.to_numpy(dtype=np.float32)), obs=obs, var=var).write_h5ad(made / "counts.h5ad")
+        return made / "counts.h5ad"
+    if form == "folder of tables":
+        for i in range(2):
+            table[i::2].T.to_csv(made / f"P{i}_counts.csv")
+        return made
+    if form == "folder of wells":
+        for well, counts in table.iterrows():
+            counts.to_csv(made / f"{well}_htseq.txt", sep="\t", header=False)
+        return made
+    lines = "# Program:featureCounts\n" + table.T.to_csv(sep="\t", index_label="Geneid")
+    (made / "counts.txt").write_text(lines)
+    return made / "counts.txt"
+
+
+@kind("counts: forms")
+def _(rng, folder):
+    path = shapes(folder, rng.choice(["mtx", "h5ad", "folder of wells", "featureCounts"]))
+    asked = screen(folder)
+    asked[1] = str(path)
+    return Trial([*asked, "--max_top=1", "--max_mito=1"], "answer")
+
+
+@kind("counts: bytes of other forms")
+def _(rng, folder):
+    path = shapes(folder, rng.choice(["mtx", "h5ad", "folder of tables", "folder of wells", "featureCounts"]))
+    asked = screen(folder)
+    asked[1] = str(path)
+    spoilt = rng.choice(sorted(path.iterdir())) if path.is_dir() else path
+    raw, how = bytearray(spoilt.read_bytes()), rng.choice(["cut", "flip", "empty", "nul", "gone", "lines"])
+    if how == "cut":
+        raw = raw[: rng.randrange(len(raw))]
+    elif how == "flip":
+        for _ in range(rng.randrange(1, 40)):
+            raw[rng.randrange(len(raw))] = rng.randrange(256)
+    elif how == "nul":
+        raw[rng.randrange(len(raw))] = 0
+    elif how == "lines":
+        lines = bytes(raw).split(b"\n")
+        rng.shuffle(lines)
+        raw = b"\n".join(lines)
+    spoilt.unlink() if how == "gone" else spoilt.write_bytes(b"" if how == "empty" else bytes(raw))
+    return Trial([*asked, f"--min_wells={10**6}"], "refuse")
+
+
+@kind("counts: what is no gene")
+def _(rng, folder):
+    path = next((folder / "bundle" / "raw").glob("counts*"))
+    table = pd.read_csv(path, index_col=0)
+    name = rng.choice(["__no_feature", "N_unmapped", "ERCC-00002", "Total", "nCount_RNA", "Unnamed: 0", "Alles"])
+    table[name] = table.sum(axis=1)
+    table.to_csv(path)
+    return Trial([*screen(folder), "--max_top=1", "--max_mito=1"], "refuse" if name == "Alles" else "answer")
+
+
+@kind("plate map: columns")
+def _(rng, folder):
+    path = next((folder / "bundle" / "raw").glob("plate_map*"))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    odd = [
+        "Unit",
+        "dose_nM",
+        "Conc. (µM)",
+        "Treatment_1",
+        "plate",
+        "Destination Plate Barcode",
+        "row",
+        "col",
+        "well",
+        "",
+    ]
+    names = list(table)
+    if rng.random() < 0.5:
+        names[rng.randrange(len(names))] = rng.choice(odd)
+        table.columns = names
+    else:
+        table.insert(rng.randrange(len(names)), rng.choice(odd), rng.choice(["P1", "uM", "A1", "h", "", "1.000"]), True)
+    table.to_csv(path, index=False)
+    return Trial([*screen(folder), f"--min_wells={10**6}"], "refuse")
+
+
 @kind("paths")
 def _(rng, folder):
     odd = [
