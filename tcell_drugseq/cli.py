@@ -290,8 +290,15 @@ def simulate(
 @app.command(cls=Grouped)
 @with_flags(ScreenConfig)
 def screen(
-    counts: Annotated[Path, typer.Argument(help="raw counts: CSV, TSV, MatrixMarket folder, .h5ad or .h5")],
-    plate_map: Annotated[Path, typer.Argument(help="plate map: a long table, or grids of 96 or 384 wells")],
+    counts: Annotated[
+        Path,
+        typer.Argument(
+            help="raw counts: a table, workbook, MatrixMarket folder, .h5ad, .h5, zarr, or a folder of tables"
+        ),
+    ],
+    plate_map: Annotated[
+        Path, typer.Argument(help="plate map, text or workbook: a long table, or grids of 96 or 384 wells")
+    ],
     out: Annotated[Path, typer.Argument(help="folder for the screen; new or empty")],
     config: ConfigFile = None,
     **flags: Any,

@@ -385,7 +385,7 @@ def _judge_quality(quality: pd.DataFrame) -> list[dict]:
     return rows
 
 
-_BASIC = ("median UMIs", "median genes", "silent genes", "wells dropped", "mitochondrial share", "replicates")
+_CARRIES = ("median UMIs", "median genes", "silent genes", "replicates")  # whether there is anything to read
 
 
 def judge_screen(
@@ -400,13 +400,14 @@ def judge_screen(
     rows = [*_judge_wells(counts, qc, cfg), _judge_depth(counts, qc)]
     rows.append(_judge_replicates(signal := replicate_signal(replicates, seed=cfg.seed)))
     rows += [] if quality is None else _judge_quality(quality)
-    basic = [row for row in rows if row["check"] in _BASIC]
-    failed = [row for row in basic if row["status"] == "fail"]
-    shown = [row["meaning"] for row in basic if row["status"] == "fail" or (failed and row["status"] == "warn")]
-    words = "carries next to nothing: " + "; ".join(shown) if failed else "carries enough to go on"
-    if failed and signal is not None and signal.seen:
+    failed = [row for row in rows if row["status"] == "fail"]
+    empty = [row for row in failed if row["check"] in _CARRIES]
+    weak = [row for row in rows if row["check"] in _CARRIES and row["status"] == "warn" and empty]
+    words = "carries next to nothing" if empty else "is in doubt" if failed else "carries enough to go on"
+    words += ": " * bool(failed) + "; ".join(row["meaning"] for row in rows if row in failed or row in weak)
+    if empty and signal is not None and signal.seen:
         words += "; its replicates do agree, so the same libraries sequenced deeper may carry more"
-    if not failed and (others := [row["check"] for row in rows if row["status"] == "fail"]):
-        words += f", but fails in: {', '.join(others)}"
-    rows.append(_finding("the screen", len(failed), np.inf, 1, f"this screen {words}"))
+    status = "fail" if empty else "warn" if failed else "pass"
+    verdict = {"check": "the screen", "value": float(len(failed)), "threshold": 1.0, "status": status}
+    rows.append(verdict | {"meaning": f"this screen {words}"})
     return pd.DataFrame(rows)
