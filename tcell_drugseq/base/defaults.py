@@ -291,7 +291,7 @@ class ScreenConfig(Settings):
     control: str = option("DMSO", "the compound that is the control")
     well_pattern: str = option(
         "",
-        "regular expression for well ids, with groups row and column, maybe plate and batch; empty: known forms",
+        "regular expression for well ids: groups row, column, maybe plate, batch; empty: known forms",
     )
     rename: tuple[str, ...] = option(
         (), "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
