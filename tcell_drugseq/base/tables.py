@@ -111,17 +111,20 @@ def judge_spellings(
     for name in wells:
         if name not in kept:
             alike.setdefault(spelling_key(control) if _is_control(name, control) else _merge_key(name), []).append(name)
-    wrong = []
-    for spelled in alike.values():
-        if len(spelled) > 1:
-            known = control in spelled
-            best = control if known else max(spelled, key=lambda name: wells[name])
-            rules = ", ".join(f"{name}={best}" for name in spelled if name != best)
-            wanted = f"one spelling of the {'control' if known else 'compound'}, as by the setting rename: {rules}"
+    wrong, said = [], []
+    for spelled in (group for group in alike.values() if len(group) > 1):
+        known = control in spelled
+        best = control if known else max(spelled, key=lambda name: wells[name])
+        as_one = "as by the setting rename: " + ", ".join(f"{name}={best}" for name in spelled if name != best)
+        if not known and len({name.casefold() for name in spelled}) == 1:
+            said.append(f"{quote_some(spelled)} are taken for different compounds; if they are one, {as_one}")
+        else:
+            wanted = f"one spelling of the {'control' if known else 'compound'}, {as_one}"
             wrong.append((f"{quote_some(spelled)}, which read as one name", wanted))
-    nothing = [name for name in wells if _merge_key(name) in _NOTHING and name != control and name not in kept]
-    each = ", ".join(f"{name!r} ({wells[name]})" for name in nothing)
-    return wrong, [f"names of compounds that may mean none, with their wells: {each}"] if nothing else []
+    if nothing := [name for name in wells if _merge_key(name) in _NOTHING and name != control and name not in kept]:
+        each = ", ".join(f"{name!r} ({wells[name]})" for name in nothing)
+        said.append(f"names of compounds that may mean none, with their wells: {each}")
+    return wrong, said
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
 def refuse(

@@ -318,7 +318,7 @@ SPELLINGS = {  # names of the first wells, the setting `rename`, text of the err
     "the control with its share": (["DMSO 0.1%"], (), "as by the setting rename: DMSO 0.1%=DMSO"),
     "the vehicle": (["vehicle (DMSO)"], (), "as by the setting rename: vehicle (DMSO)=DMSO"),
     "the vehicle, settled": (["vehicle (DMSO)"], ("vehicle (DMSO)=DMSO",), 7),
-    "capitals": (["Drug 1"], (), "as by the setting rename: Drug 1=drug 1"),
+    "capitals": (["Drug 1"], (), 8),
     "blanks": (["drug1"], (), "as by the setting rename: drug1=drug 1"),
     "underscores": (["drug_1"], (), "as by the setting rename: drug_1=drug 1"),
     "no width": (["drug\u200b 1"], (), "which read as one name"),
@@ -354,6 +354,7 @@ def test_one_compound_has_one_name(shape: str, kind: str, tmp_path: Path, caplog
     assert obs["compound"].nunique() == expected
     said = " ".join(obs.attrs["notes"]) if kind == "map" else caplog.text
     assert (shape == "untreated") == ("may mean none, with their wells: 'none' (1), 'NA' (1), '-' (1)" in said)
+    assert (shape == "capitals") == ("if they are one, as by the setting rename: Drug 1=drug 1" in said)
 
 
 def test_a_control_column_that_contradicts_the_names_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -302,12 +302,14 @@ def test_tables_that_are_not_read_are_named(bundle: Path, caplog: pytest.LogCapt
     assert "cluster" not in read_bundle(bundle, DataConfig(cluster="")).obs  # left out by the user
 
 
-def test_names_that_differ_in_capitals_alone_are_one_compound_or_said_to_be_two(bundle: Path):
+def test_names_that_differ_in_capitals_alone_are_two_compounds_and_said(bundle: Path, caplog: pytest.LogCaptureFixture):
     column("meta_id.csv", ["DMSO", "Curcumin", "curcumin"] * 8)(bundle)
-    with pytest.raises(InputError, match="as by the setting rename: curcumin=Curcumin"):
-        read_bundle(bundle)
+    assert set(read_bundle(bundle).obs["compound"]) == {"DMSO", "Curcumin", "curcumin"}
+    assert "meta_id.csv: 'Curcumin', 'curcumin' are taken for different compounds" in caplog.text
+    assert "as by the setting rename: curcumin=Curcumin" in caplog.text
+    caplog.clear()
     one, two = (read_bundle(bundle, DataConfig(rename=(rule,))) for rule in ("curcumin=Curcumin", "curcumin=curcumin"))
-    assert set(one.obs["compound"]) == {"DMSO", "Curcumin"}
+    assert set(one.obs["compound"]) == {"DMSO", "Curcumin"} and "taken for" not in caplog.text
     assert set(two.obs["compound"]) == {"DMSO", "Curcumin", "curcumin"}
 
 
