@@ -899,6 +899,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'tcell_drugseq/counts/matrices.py'),
                                                'tcell_drugseq.counts.matrices._open': ( '06_counts/matrices.html#_open',
                                                                                         'tcell_drugseq/counts/matrices.py'),
+                                               'tcell_drugseq.counts.matrices._or_ids': ( '06_counts/matrices.html#_or_ids',
+                                                                                          'tcell_drugseq/counts/matrices.py'),
                                                'tcell_drugseq.counts.matrices._parse_strictly': ( '06_counts/matrices.html#_parse_strictly',
                                                                                                   'tcell_drugseq/counts/matrices.py'),
                                                'tcell_drugseq.counts.matrices._plain_sample': ( '06_counts/matrices.html#_plain_sample',

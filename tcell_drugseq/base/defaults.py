@@ -13,6 +13,9 @@ from typing import Any
 from .settings import InputError, Settings, option
 
 # %% ../../nbs/00_base/02_defaults.ipynb #e544ff6a
+_RENAME = "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
+
+
 @dataclass(frozen=True)
 class DataConfig(Settings):
     """Where the screen is and which columns of an `.h5ad` play which part."""
@@ -20,9 +23,7 @@ class DataConfig(Settings):
     data_dir: str = option("data", "folder with the CSV bundle, or an .h5ad file")
     compound: str = option("compound", "obs column with the compound of each well")
     control: str = option("DMSO", "the compound that is the control")
-    rename: tuple[str, ...] = option(
-        (), "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
-    )
+    rename: tuple[str, ...] = option((), _RENAME)
     well: str = option("", "obs column with unique well ids; empty: obs_names")
     plate: str = option("plate", "obs column with the plate")
     batch: str = option("batch", "obs column with the batch")
@@ -293,9 +294,7 @@ class ScreenConfig(Settings):
         "",
         "regular expression for well ids: groups row, column, maybe plate, batch; empty: known forms",
     )
-    rename: tuple[str, ...] = option(
-        (), "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
-    )
+    rename: tuple[str, ...] = option((), _RENAME)
     compound: str = option("", "column of the plate map with the compound; empty: by its name")
     dose: str = option("", "column of the plate map with the dose; empty: by its name")
     unit: str = option("", "column of the plate map with the unit of the dose; empty: by its name")

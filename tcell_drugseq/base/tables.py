@@ -14,7 +14,7 @@ import unicodedata
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,33 +54,20 @@ def spelling_key(
 # %% ../../nbs/00_base/05_tables.ipynb #b6f63f3e
 def several_spellings(
     names: Iterable[str],  # of compounds, repeated or not
-    cased: bool = False,  # capitals tell two names apart
+    key: Callable[[str], str] = spelling_key,  # equal for two spellings of one name
 ) -> list[list[str]]:  # for each name with more than one spelling: all of them, in their order
     """Names that differ in nothing that a reader of the page relies on."""
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        alike.setdefault(spelling_key(name, cased), []).append(name)
+        alike.setdefault(key(name), []).append(name)
     return [spelled for spelled in alike.values() if len(spelled) > 1]
 
 # %% ../../nbs/00_base/05_tables.ipynb #fad254ec
 _ADDED = re.compile(r"[\d.,%()\s_+#:/-]|control|ctrl|vehicle|veh|neg(ative)?|only|final|v/v|vol|well", re.I)
-_NOTHING = {
-    "na",
-    "n/a",
-    "#n/a",
-    "nan",
-    "none",
-    "null",
-    "-",
-    "--",
-    "untreated",
-    "nt",
-    "notreatment",
-    "blank",
-    "mock",
-    "unknown",
-}
-_NOTHING |= {"media", "medium", "mediaonly", "mediumonly", "no drug", "nodrug", "nocompound", "cellsonly"}
+_NOTHING = set(
+    "na n/a #n/a nan none null - -- untreated nt notreatment blank mock unknown media medium mediaonly mediumonly "
+    "nodrug nocompound cellsonly".split()
+)  # as `_merge_key` makes them
 
 
 def _merge_key(name: str) -> str:
@@ -107,12 +94,12 @@ def judge_spellings(
 ) -> tuple[list[tuple[str, str]], list[str]]:  # (found, expected) of each error; names that are said, in words
     """What is wrong, and what is worth a word, among names of which several may mean one compound."""
     wells, kept = Counter(names), {rule[: len(rule) // 2] for rule in rename if _keeps(rule)}
-    alike: dict[str, list[str]] = {}
-    for name in wells:
-        if name not in kept:
-            alike.setdefault(spelling_key(control) if _is_control(name, control) else _merge_key(name), []).append(name)
+
+    def key(name: str) -> str:
+        return spelling_key(control) if _is_control(name, control) else _merge_key(name)
+
     wrong, said = [], []
-    for spelled in (group for group in alike.values() if len(group) > 1):
+    for spelled in several_spellings((name for name in wells if name not in kept), key):
         known = control in spelled
         best = control if known else max(spelled, key=lambda name: wells[name])
         as_one = "as by the setting rename: " + ", ".join(f"{name}={best}" for name in spelled if name != best)

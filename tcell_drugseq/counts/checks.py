@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods")
 
 def _sheet(path: Path, raw: bytes) -> str:
     """The one sheet of a workbook as CSV."""
-    broken = import_module("python_calamine").CalamineError
+    from python_calamine import CalamineError
+
     try:
         sheets = pd.read_excel(
             io.BytesIO(raw), sheet_name=None, header=None, dtype=str, na_filter=False, engine="calamine"
         )
-    except (broken, ValueError, OSError, KeyError) as e:
+    except (CalamineError, ValueError, OSError, KeyError) as e:
         refuse(path.name, "", f"no readable workbook ({' '.join(str(e).split())[:100]})", "a whole one")
     filled = {name: sheet for name, sheet in sheets.items() if (sheet.map(str.strip) != "").any(axis=None)}
     if len(filled) != 1:

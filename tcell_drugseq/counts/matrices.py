@@ -197,19 +197,23 @@ def _draft_table(path: Path, matrix: str = "") -> _Draft:
         columns = {j: [row[j] for row in rows] for j in texts}
     form = "workbook" if path.suffix.lower() in WORKBOOKS else _FORMS[separator]
     draft = _Draft(path.name, form, x, columns[0], [_plain_sample(header[j]) for j in keep])
-    return _name_rows(draft, {plain[j]: columns[j] for j in beside}, plain[0])
+    return _name_rows(draft, {plain[j]: columns[j] for j in beside})
 
 
 _FORMS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}
 
 
-def _name_rows(draft: _Draft, beside: dict[str, list[str]], first: str) -> _Draft:
+def _or_ids(symbols: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Symbols; the id of a gene that has none."""
+    return [symbol.strip() or gene for symbol, gene in zip(symbols, ids, strict=True)]
+
+
+def _name_rows(draft: _Draft, beside: dict[str, list[str]]) -> _Draft:
     """Symbols of a second column of names in the place of ids, and a note on the columns that are no counts."""
     symbols = next((beside[name] for name in _SYMBOL_COLUMNS if name in beside), None)
     ids = next((beside[name] for name in _IDS if name in beside), None)
     if symbols is not None:
-        named = zip(symbols, draft.rows, strict=True)
-        draft.ids, draft.rows = draft.rows, [symbol.strip() or gene for symbol, gene in named]
+        draft.ids, draft.rows = draft.rows, _or_ids(symbols, draft.rows)
         draft.native = "genes_by_wells"
     elif ids is not None:
         draft.ids, draft.native = ids, "genes_by_wells"
@@ -266,11 +270,15 @@ _STRANDED = 0.9  # share of the reads on genes that one of STAR's two stranded c
 
 def _read_well(path: Path) -> list[list[str]] | None:
     """The lines of a file of one well, of HTSeq or STAR; None where it has a header or other columns."""
-    lines = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
-    one = {len(line) for line in lines} in ({2}, {4}) and all(
-        NUMBER.fullmatch(cell) for line in lines for cell in line[1:]
-    )
-    return lines if one else None
+
+    def is_one(line: list[str]) -> bool:
+        return len(line) in (2, 4) and all(map(NUMBER.fullmatch, line[1:]))
+
+    text = [line for line in read_text(path).splitlines() if line.strip()]
+    if not text or not is_one(text[0].split("\t")):  # a table of a plate is large, and its header tells
+        return None
+    lines = [line.split("\t") for line in text]
+    return lines if len({len(line) for line in lines}) == 1 and all(map(is_one, lines)) else None
 
 
 def _choose_strand(wells: Sequence[list[list[str]]], file: str) -> tuple[int, str]:
@@ -574,8 +582,7 @@ def _name_genes(draft: _Draft, var: pd.DataFrame) -> _Draft:
         for name in _SYMBOL_COLUMNS:
             if gene_names(texts.get(name, []))["human"]:
                 draft.notes.append(f"{draft.file}: gene symbols are those of the var column {name!r}")
-                named = zip(texts[name], draft.columns, strict=True)
-                draft.ids, draft.columns = draft.columns, [symbol.strip() or gene for symbol, gene in named]
+                draft.ids, draft.columns = draft.columns, _or_ids(texts[name], draft.columns)
                 break
     else:
         draft.ids = next((texts[name] for name in _ID_COLUMNS if name in texts), None)

@@ -343,7 +343,8 @@ def _knn(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
 
 @baseline("trees", "gradient boosted trees")
 def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    return np.column_stack([_boost(view, one, _known(view, y), label) for one in y.T])
+    known = _known(view, y)
+    return np.column_stack([_boost(view, one, known, label) for one in y.T])
 
 
 @baseline(
