@@ -115,7 +115,9 @@ def test_every_exported_figure_is_out_of_fold(trained):
 
 def test_the_verdict_is_printed_last_and_kept_for_machines(ran, trained):
     claims = ["prediction", "ranking", "hits", "gene importance"]
-    assert [line.split(":")[0] for line in ran.stdout.strip().splitlines()[-4:]] == claims
+    *_, verdict, file = lines = ran.stdout.strip().splitlines()
+    assert [line.split(":")[0] for line in lines[-7:-3]] == claims
+    assert verdict.count(" claim") and file.startswith(str(trained / "hits.csv")), (verdict, file)
     found = json.loads((trained / "metrics.json").read_text())
     assert [row["claim"] for row in found["verdict"]] == claims
     assert {row["status"] for row in found["verdict"]} <= {"claim", "limited", "no claim"}

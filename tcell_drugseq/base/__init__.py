@@ -71,9 +71,15 @@ if TYPE_CHECKING:
     from tcell_drugseq.base.hdf5 import read_hdf5 as read_hdf5
     from tcell_drugseq.base.progress import (
         PLACE as PLACE,
+        Renew as Renew,
+        Teller as Teller,
+        Terminal as Terminal,
         describe_progress as describe_progress,
+        is_watched as is_watched,
         note_progress as note_progress,
         read_progress as read_progress,
+        steps as steps,
+        told as told,
     )
     from tcell_drugseq.base.results import (
         OUTPUTS as OUTPUTS,
@@ -127,6 +133,7 @@ if TYPE_CHECKING:
         without_apostrophe as without_apostrophe,
         write_csv as write_csv,
     )
+    from tcell_drugseq.base.threads import threads_kept as threads_kept
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -142,6 +149,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "style",
         "results",
         "hdf5",
+        "threads",
     ],
     submod_attrs={
         "defaults": [
@@ -190,7 +198,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "hdf5": ["read_hdf5"],
-        "progress": ["PLACE", "describe_progress", "note_progress", "read_progress"],
+        "progress": [
+            "PLACE",
+            "Renew",
+            "Teller",
+            "Terminal",
+            "describe_progress",
+            "is_watched",
+            "note_progress",
+            "read_progress",
+            "steps",
+            "told",
+        ],
         "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],
         "style": [
@@ -231,5 +250,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "without_apostrophe",
             "write_csv",
         ],
+        "threads": ["threads_kept"],
     },
 )

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tcell_drugseq.batch.finished import find_experiments as find_experiments, read_experiments as read_experiments
     from tcell_drugseq.batch.run import (
         Outcome as Outcome,
-        Terminal as Terminal,
         batch_lock as batch_lock,
         plan_batch as plan_batch,
         run_batch as run_batch,
@@ -60,7 +59,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "executors": ["default_threads", "open_executor"],
         "figures": ["plot_agreement", "plot_ensemble_ranks", "plot_metrics_beside", "plot_stable_hits"],
         "finished": ["find_experiments", "read_experiments"],
-        "run": ["Outcome", "Terminal", "batch_lock", "plan_batch", "run_batch"],
+        "run": ["Outcome", "batch_lock", "plan_batch", "run_batch"],
         "sets": ["comparisons", "read_sets", "set_table"],
     },
 )
