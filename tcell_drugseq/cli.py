@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HelpAll', 'app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwrite', 'Grouped', 'with_flags',
-           'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'validate', 'audit', 'report',
-           'batch', 'main']
+           'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'init', 'validate', 'audit',
+           'report', 'batch', 'main']
 
 # %% ../nbs/91_cli.ipynb #14cb4963
 import atexit
@@ -323,6 +323,16 @@ def screen(
     lines = [*map(str, made.uns["notes"]), *(f"{r.status}: {r.meaning}" for r in judged.itertuples())]
     typer.echo("\n".join([*lines, findings["meaning"].iloc[-1]]))
     typer.echo(f"{made.n_obs} wells x {made.n_vars} genes -> {out}")
+
+# %% ../nbs/91_cli.ipynb #2ae4af4c
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="folder with a CSV bundle, or an .h5ad file")],
+) -> None:
+    """Print a commented parameter file for a screen: what was found in it, and every setting (... > mine.yaml)."""
+    from tcell_drugseq.batch.starting import parameter_file
+
+    typer.echo(parameter_file(data), nl=False)
 
 # %% ../nbs/91_cli.ipynb #805b57c0
 @app.command(cls=Grouped)

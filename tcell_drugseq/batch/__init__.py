@@ -39,10 +39,11 @@ if TYPE_CHECKING:
         run_batch as run_batch,
     )
     from tcell_drugseq.batch.sets import comparisons as comparisons, read_sets as read_sets, set_table as set_table
+    from tcell_drugseq.batch.starting import parameter_file as parameter_file, propose_settings as propose_settings
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["sets", "executors", "run", "finished", "comparison", "figures"],
+    submodules=["sets", "executors", "run", "finished", "comparison", "figures", "starting"],
     submod_attrs={
         "comparison": [
             "agreement_in_words",
@@ -61,5 +62,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "finished": ["find_experiments", "read_experiments"],
         "run": ["Outcome", "batch_lock", "plan_batch", "run_batch"],
         "sets": ["comparisons", "read_sets", "set_table"],
+        "starting": ["parameter_file", "propose_settings"],
     },
 )
