@@ -159,14 +159,15 @@ def told(
     say: Callable[[str], None],  # takes a line of a log
     read: Callable[[], dict[str, Any]] = read_progress,
     name: str = "",  # of the run, before its lines
-    every: float = 0.5,  # seconds
+    every: float = 0,  # seconds; 0: half of one where lines are renewed, a quarter of a minute in a log
 ) -> Iterator[None]:
     """Tell how far a run is while the block runs."""
-    teller = Teller(say, Terminal(sys.stderr).renew if is_watched() else None)
-    over = threading.Event()
+    watched, over = is_watched(), threading.Event()
+    teller = Teller(say, Terminal(sys.stderr).renew if watched else None)
+    pause = every or (0.5 if watched else _EVERY)
 
     def watch() -> None:
-        while not over.wait(every):
+        while not over.wait(pause):
             if found := read():
                 teller.look(name, found)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         read_gmt as read_gmt,
         signature_place as signature_place,
     )
+    from tcell_drugseq.counts.map_tables import role_of as role_of
     from tcell_drugseq.counts.matrices import read_counts as read_counts
     from tcell_drugseq.counts.normalise import normalise_counts as normalise_counts
     from tcell_drugseq.counts.plate_map import join_wells as join_wells, read_plate_map as read_plate_map
@@ -60,6 +61,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "build": ["build_screen", "check_screen_dir", "write_screen"],
         "figures": ["plot_qc", "plot_qc_plates", "plot_replicates"],
         "gene_sets": ["GeneSet", "known_gene_sets", "read_gmt", "signature_place"],
+        "map_tables": ["role_of"],
         "matrices": ["read_counts"],
         "normalise": ["normalise_counts"],
         "plate_map": ["join_wells", "read_plate_map"],
