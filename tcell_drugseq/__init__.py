@@ -76,6 +76,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batch",
         "pipeline",
         "cli",
+        "pl",
     ],
     submod_attrs={
         "audit.run": ["audit_screen", "explain_audit"],
