@@ -61,7 +61,7 @@ data/simulated: | setup
 	$(BIN)/tcell-drugseq simulate $@
 
 lab: setup
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs --LabApp.default_url=/lab/tree/tutorials/01_first_screen.ipynb
 
 clean:
 	rm -rf .venv data/simulated reports/default build *.egg-info

@@ -302,7 +302,7 @@ def run(
     Whatever fails after the training is left out, with a note in `uns["stage_notes"]`.
     """
     cfg, screen = _take_settings(source, settings)
-    note_progress(began=time.time())
+    note_progress(began=time.time(), stage="starting", done=0.0, share=0.0, step=0, steps=1, epoch=0)
     with nullcontext() if PLACE in os.environ else told(log.info):  # else whoever set it tells
         return _run(cfg, screen)
 

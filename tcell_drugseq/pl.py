@@ -91,13 +91,14 @@ def _wells_of(results: AnnData, name: str) -> np.ndarray:  # (N,) bool
 def _strip(ax: Axes, columns: dict[str, pd.Series], mine: np.ndarray, control: np.ndarray) -> None:
     """Wells of a compound over the range of the control wells, one row for each value."""
     for i, values in enumerate(columns.values()):
-        ax.hlines(i, *values[control].quantile([0.05, 0.95]), color=GREY, lw=9, alpha=0.5, label="DMSO, 5 to 95 %")
-        ax.scatter(values[mine], np.full(mine.sum(), i), s=30, color=UP_COLOUR, linewidths=0, zorder=3, label="wells")
+        ax.hlines(
+            i, *values[control].quantile([0.05, 0.95]), color=GREY, lw=9, alpha=0.5, label="control wells, 5 to 95 %"
+        )
+        ax.scatter(
+            values[mine], np.full(mine.sum(), i), s=30, color=UP_COLOUR, linewidths=0, zorder=3, label="its wells"
+        )
     ax.set_yticks(range(len(columns)), [label_text(c, 22) for c in columns])
     ax.set(ylim=(len(columns) - 0.4, -0.6))
-    handles, names = ax.get_legend_handles_labels()
-    kept = dict(zip(names, handles, strict=True))
-    ax.legend(kept.values(), kept, frameon=False, fontsize=7)
 
 
 def _bars(ax: Axes, values: pd.Series, faint: np.ndarray | None = None) -> None:
@@ -145,13 +146,19 @@ def compound(
         far.set(xlabel="distance to the control centre (control wells = 1)", yticks=[])
     else:
         _says(far, "No distances: train a model, or there are no control wells.")
-    told = {str(c).removeprefix("pred_"): obs[c] for c in obs if str(c).startswith("pred_") and c != "pred_label_prob"}
+    told = {
+        str(c).removeprefix("pred_").replace("logit", "label (logit)"): obs[c]
+        for c in obs
+        if str(c).startswith("pred_") and c != "pred_label_prob"
+    }
     spread = {head: max(float(p[control].std()), 1e-9) for head, p in told.items()}
     _strip(said, {h: (p - p[control].mean()) / spread[h] for h, p in told.items()}, mine, control)
     said.set(xlabel="predictions, in SD of the control wells")
+    handles, names = said.get_legend_handles_labels()
+    fig.legend(handles[:2], names[:2], loc="outside upper right", frameon=False, ncols=2)
     moved = compound_signatures(results, [name]).iloc[0].sort_values()
     _bars(genes, pd.concat([moved.tail(top)[::-1], moved.head(top)]))
-    genes.set(xlabel="shift from DMSO of the same plates, in SD of the control wells")
+    genes.set(xlabel="shift from DMSO, in SD of the control wells")
     tested = results.uns.get("compound_enrichment", pd.DataFrame(columns=["compound"]))
     tested = tested[tested["compound"].astype(str) == name]
     if len(tested):

@@ -133,7 +133,6 @@ if TYPE_CHECKING:
         without_apostrophe as without_apostrophe,
         write_csv as write_csv,
     )
-    from tcell_drugseq.base.threads import threads_kept as threads_kept
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -149,7 +148,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "style",
         "results",
         "hdf5",
-        "threads",
     ],
     submod_attrs={
         "defaults": [
@@ -250,6 +248,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "without_apostrophe",
             "write_csv",
         ],
-        "threads": ["threads_kept"],
     },
 )

@@ -9,14 +9,14 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from ..base.defaults import ScreenConfig
 from ..base.files import absolute, write_h5ad, write_yaml
-from ..base.settings import InputError, leaves, naming
+from ..base.settings import InputError, leaves, naming, with_leaves
 from ..base.tables import refuse
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def build_screen(
     counts: str | Path,  # whatever `read_counts` reads
     plate_map: str | Path,  # CSV, TSV or workbook: a long table, or grids of 96 or 384 wells
     cfg: ScreenConfig = ScreenConfig(),
+    **settings: Any,  # of `ScreenConfig` by name, as `control="vehicle"`
 ) -> AnnData:  # kept wells; uns: qc (all wells), qc_dropped, qc_findings, qc_replicates, notes
     """Make a screen of counts and a plate map; raises `InputError` for anything that can't be used."""
     from tcell_drugseq.counts.gene_sets import signature
@@ -71,6 +72,7 @@ def build_screen(
     from tcell_drugseq.counts.scores import score_wells
     from tcell_drugseq.data.reading import screen_hash
 
+    cfg = with_leaves(cfg, settings, where="build_screen")
     for what, path in (("counts", counts), ("plate_map", plate_map)):
         if not str(path).strip():
             raise InputError(f"{what}: found an empty name, expected the name of a file")

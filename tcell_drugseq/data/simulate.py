@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..base.defaults import SimConfig
 from ..base.files import write_yaml
-from ..base.settings import InputError, leaves
+from ..base.settings import InputError, leaves, with_leaves
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -452,8 +452,10 @@ def _draw_depths(wells: pd.DataFrame, cfg: SimConfig, rng: dict[str, np.random.G
 
 def simulate_screen(
     cfg: SimConfig = SimConfig(),  # layout, truth, noise and faults
+    **settings: Any,  # of `SimConfig` by name, as `n_compounds=60`
 ) -> Simulation:
     """Draw a screen with planted truth; the same settings give the same bits."""
+    cfg = with_leaves(cfg, settings, where="simulate_screen")
     rng = random_streams(cfg.seed)
     genes, compounds = draw_genes(cfg, rng["genes"]), draw_compounds(cfg, rng["compounds"])
     compounds = draw_curves(compounds, cfg, rng["doses"])

@@ -28,7 +28,6 @@ from tcell_drugseq.base.style import (
     splits_of,
     styled,
 )
-from ..base.threads import threads_kept
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ['add_maps', 'latent_coordinates', 'plot_latent', 'latent_map', 'plot_compounds', 'plot_hits', 'plot_layout']
 
 # %% ../../nbs/04_latent/06_figures.ipynb #ab5c47f0
-@threads_kept()
 def add_maps(
     results: AnnData,  # with `obsm["X_latent"]`; X_pca and X_umap are added to obsm, where scanpy's plots look for them
     seed: int = 0,  # of UMAP
