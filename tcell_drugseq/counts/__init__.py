@@ -46,6 +46,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "checks",
+        "drafts",
+        "count_tables",
+        "count_folders",
+        "count_stores",
         "matrices",
         "map_tables",
         "plate_map",
