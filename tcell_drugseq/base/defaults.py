@@ -363,7 +363,7 @@ class SimConfig(Settings):
         2, "batches; every compound is once in each, unless n_replicates says otherwise", low=1, high=1_000
     )
     n_plates: int = option(4, "plates per batch", low=1, high=1_000)
-    plate_wells: int = option(96, "wells per plate: 96 or 384", among=(96, 384))
+    plate_wells: int = option(96, "wells per plate: 96, 384 or 1536", among=(96, 384, 1536))
     n_compounds: int = option(364, "compounds", low=1, high=1_000_000)
     n_replicates: int = option(2, "wells per compound; 1: a screen without replicates", low=1, high=1_000)
     n_doses: int = option(

@@ -14,6 +14,7 @@ from ..base.settings import InputError
 from ..base.style import DARK, GREY, TRAIN_COLOUR, UP_COLOUR, label_text, new_figure, picture
 from .quality import MEASURES, RULES, plate_of
 from ..data.figures import plot_plates
+from ..data.wells import row_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -116,7 +117,7 @@ def plot_qc_plates(
     fig = plot_plates(Wells(obs=drawn), label, max_plates)
     for ax, name in zip(fig.axes, sorted(wells["plate"].unique())[:max_plates], strict=False):
         gone = wells[(wells["plate"] == name) & (wells["rule"] != "")]
-        lines = gone["row"].astype(str).map(ord) - ord("A")
+        lines = row_numbers(gone["row"])
         for colour, width in (("black", 3.2), ("white", 1.4)):  # seen on every colour
             ax.scatter(gone["column"] - 1, lines, marker="x", s=26, color=colour, linewidths=width)
     fig.suptitle(fig.get_suptitle() + "; crosses: dropped wells", x=0.01, ha="left", fontsize=10)

@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..base.tables import data_row, quote_some, refuse
 from .checks import read_text
-from ..data.wells import POSITION_COLUMNS, plain_name
+from ..data.wells import PLATE_SHAPES, POSITION_COLUMNS, ROWS, plain_name
 
 # %% ../../nbs/06_counts/07_map_tables.ipynb #7865d516
 NAMES = {
@@ -143,11 +143,11 @@ def parse_doses(
 
 # %% ../../nbs/06_counts/07_map_tables.ipynb #780c7558
 _PLATE_LINE = re.compile(r"plate(?:[ _](?:name|id))?(?:\s*[:=]\s*|\s+)(.+)", re.I)
-_ROWS = {12: "ABCDEFGH", 24: "ABCDEFGHIJKLMNOP"}
+_ROWS = {columns: ROWS[:rows] for wells, (rows, columns) in PLATE_SHAPES.items() if wells >= 96}  # by width
 
 
 def _width(cells: list[str]) -> int:
-    """12 or 24 if the line is the header of a grid, else 0."""
+    """12, 24 or 48 if the line is the header of a grid, else 0."""
     numbers = [cell.strip().removesuffix(".0").lstrip("0") for cell in cells[1:]]
     while numbers and not numbers[-1]:
         numbers.pop()
@@ -187,7 +187,7 @@ def _read_grids(lines: list[list[str]], file: str) -> pd.DataFrame:
         elif named:
             plate = named[1]
         elif len(full) > 3:
-            expected = "a header 1 to 12 or 1 to 24, and rows A to H or A to P below it"
+            expected = "a header 1 to 12, 24 or 48, and rows A to H, P or AF below it"
             refuse(file, f"line {i + 1}", f"{len(full)} cells outside a grid", expected)
         elif full:
             label = full
@@ -206,7 +206,7 @@ def _stack(blocks: dict[tuple[str, str], tuple[str, dict[str, str]]], file: str)
     for plate in plates:
         columns = {name: cells for (p, _), (name, cells) in blocks.items() if p == plate}
         if len({len(cells) for cells in columns.values()}) > 1:
-            refuse(file, f"plate {plate!r}" if plate else "", "blocks of 96 and of 384 wells", "one size")
+            refuse(file, f"plate {plate!r}" if plate else "", "blocks of several sizes", "one size")
         frame = pd.DataFrame(columns)
         named = any(role_of(str(name))[0] == "plate" for name in frame)
         frames.append(frame.assign(plate=plate) if plate and not named else frame)
@@ -253,4 +253,4 @@ def read_map_table(
             return _long_table(header, lines[1:], path.name), "a long table"
     unclear = f"neither a column of wells nor a grid; first line {text.strip().splitlines()[0][:60]!r}"
     found = broken.get(max("\t,;", key=text.count), unclear)
-    refuse(path.name, "", found, "a table with columns well and compound, or grids with a header 1 to 12 or 1 to 24")
+    refuse(path.name, "", found, "a table with columns well and compound, or grids with a header 1 to 12, 24 or 48")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..base.tables import Problems, data_row, judge_spellings, quote_some, refuse, rename_compounds
 from .map_tables import NAMES, is_dose_like, name_columns, parse_doses, read_map_table, unit_key
-from ..data.wells import known_wells, locate_wells, pattern_wells
+from ..data.wells import WELL, locate_wells, pattern_wells, placed_wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ['EMPTY', 'pad_well_id', 'is_empty', 'set_aside', 'read_plate_map', 'join_wells']
 
 # %% ../../nbs/06_counts/08_plate_map.ipynb #e4af13fd
-_TAIL = re.compile(r"(^|[_:.\-\s])([A-Pa-p])0?([1-9]|1[0-9]|2[0-4])$")
+_TAIL = re.compile(rf"(^|[_:.\-\s]){WELL}$", re.I)
 
 
 def pad_well_id(
     well: str,  # any id
 ) -> str:  # the same with row in capitals and a column of two digits
     """A well id in the one form by which ids are compared."""
-    return _TAIL.sub(lambda m: f"{m[1]}{m[2].upper()}{int(m[3]):02d}", well.strip())
+    return _TAIL.sub(lambda m: f"{m[1]}{m['row'].upper()}{int(m['column']):02d}", well.strip())
 
 
 def _check_once(wells: Sequence[str], file: str) -> None:
@@ -51,12 +51,12 @@ def _read_position(frame: pd.DataFrame, file: str, notes: list[str]) -> pd.DataF
     if len(there) < 2:
         notes += [f"{file}: {name!r} left out: a position needs row and column" for name in there]
         return frame.drop(columns=there)
-    ids = frame["row"].str.strip().str.upper() + frame["column"].str.strip().str.removesuffix(".0")
-    wells = known_wells(ids.tolist())
+    wells = placed_wells(frame["row"].tolist(), frame["column"].tolist())
     if wells.empty:
-        refuse(file, "row and column", quote_some(ids.tolist(), 3), "rows A to P and columns 1 to 24")
+        ids = frame["row"] + frame["column"]
+        refuse(file, "row and column", quote_some(ids.tolist(), 3), "rows A to AF and columns 1 to 48")
     frame = frame.assign(row=wells["row"].to_numpy(), column=wells["column"].to_numpy())
-    made = pd.Series([pad_well_id(well) for well in ids], index=frame.index)
+    made = pd.Series([pad_well_id(well) for well in wells.index], index=frame.index)
     if "well" not in frame:
         notes.append(f"{file}: well ids made of row and column")
         return frame.assign(well=made)

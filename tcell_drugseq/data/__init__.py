@@ -36,12 +36,18 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.data.simulate import simulate_screen as simulate_screen, write_simulation as write_simulation
     from tcell_drugseq.data.wells import (
+        PLATE_SHAPES as PLATE_SHAPES,
         POSITION_COLUMNS as POSITION_COLUMNS,
+        ROWS as ROWS,
+        WELL as WELL,
         known_wells as known_wells,
         locate_wells as locate_wells,
         parse_wells as parse_wells,
         pattern_wells as pattern_wells,
+        placed_wells as placed_wells,
         plain_name as plain_name,
+        plate_shape as plate_shape,
+        row_numbers as row_numbers,
         stated_positions as stated_positions,
     )
 
@@ -67,12 +73,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "reading": ["find_problems", "read_h5ad", "read_screen", "screen_hash", "write_bundle"],
         "simulate": ["simulate_screen", "write_simulation"],
         "wells": [
+            "PLATE_SHAPES",
             "POSITION_COLUMNS",
+            "ROWS",
+            "WELL",
             "known_wells",
             "locate_wells",
             "parse_wells",
             "pattern_wells",
+            "placed_wells",
             "plain_name",
+            "plate_shape",
+            "row_numbers",
             "stated_positions",
         ],
     },
