@@ -297,7 +297,7 @@ def screen(
         ),
     ],
     plate_map: Annotated[
-        Path, typer.Argument(help="plate map, text or workbook: a long table, or grids of 96 or 384 wells")
+        Path, typer.Argument(help="plate map, text or workbook: a long table, or grids of 96 to 1536 wells")
     ],
     out: Annotated[Path, typer.Argument(help="folder for the screen; new or empty")],
     config: ConfigFile = None,

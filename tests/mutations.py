@@ -179,9 +179,7 @@ def _(rng, folder):
     else:
         raw = bytes(raw).replace(b",", b";" if how == "semicolons" else b"\t")
     path.write_bytes(bytes(raw))
-    either = how == "flip" or (how in ("semicolons", "tabs") and path.name not in NUMBERS)
-    single = path.name == "activation_score_old.csv" and how in ("semicolons", "tabs")
-    return Trial(validate(folder), "either" if either or single else "refuse")
+    return Trial(validate(folder), "either" if how in ("flip", "semicolons", "tabs") else "refuse")
 
 
 @kind("bundle: forms that are read")

@@ -32,6 +32,16 @@ if TYPE_CHECKING:
         package_digest as package_digest,
         short_digest as short_digest,
     )
+    from tcell_drugseq.base.fields import (
+        NUMBER as NUMBER,
+        SAVED_INDEX as SAVED_INDEX,
+        find_separator as find_separator,
+        parse_cells as parse_cells,
+        parse_columns as parse_columns,
+        read_column as read_column,
+        read_numbers as read_numbers,
+        split_rows as split_rows,
+    )
     from tcell_drugseq.base.files import (
         INPUTS as INPUTS,
         NoSpaceError as NoSpaceError,
@@ -109,16 +119,12 @@ if TYPE_CHECKING:
         styled as styled,
     )
     from tcell_drugseq.base.tables import (
-        NUMBER as NUMBER,
-        SAVED_INDEX as SAVED_INDEX,
         Problems as Problems,
         data_row as data_row,
         decode as decode,
         escape_formulas as escape_formulas,
         judge_spellings as judge_spellings,
         quote_some as quote_some,
-        read_column as read_column,
-        read_numbers as read_numbers,
         refuse as refuse,
         rename_compounds as rename_compounds,
         several_spellings as several_spellings,
@@ -142,6 +148,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "style",
         "results",
         "hdf5",
+        "fields",
     ],
     submod_attrs={
         "defaults": [
@@ -159,6 +166,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TrainConfig",
         ],
         "digests": ["hash_file", "hash_files", "package_digest", "short_digest"],
+        "fields": [
+            "NUMBER",
+            "SAVED_INDEX",
+            "find_separator",
+            "parse_cells",
+            "parse_columns",
+            "read_column",
+            "read_numbers",
+            "split_rows",
+        ],
         "files": [
             "INPUTS",
             "NoSpaceError",
@@ -213,16 +230,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "styled",
         ],
         "tables": [
-            "NUMBER",
-            "SAVED_INDEX",
             "Problems",
             "data_row",
             "decode",
             "escape_formulas",
             "judge_spellings",
             "quote_some",
-            "read_column",
-            "read_numbers",
             "refuse",
             "rename_compounds",
             "several_spellings",

@@ -59,7 +59,7 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
 # %% ../../nbs/06_counts/13_build.ipynb #07d1580d
 def build_screen(
     counts: str | Path,  # whatever `read_counts` reads
-    plate_map: str | Path,  # CSV, TSV or workbook: a long table, or grids of 96 or 384 wells
+    plate_map: str | Path,  # CSV, TSV or workbook: a long table, or grids of 96 to 1536 wells
     cfg: ScreenConfig = ScreenConfig(),
 ) -> AnnData:  # kept wells; uns: qc (all wells), qc_dropped, qc_findings, qc_replicates, notes
     """Make a screen of counts and a plate map; raises `InputError` for anything that can't be used."""

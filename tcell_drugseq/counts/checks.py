@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..base.fields import SAVED_INDEX
 from ..base.files import read_bytes
-from ..base.tables import SAVED_INDEX, decode, quote_some, refuse, unpacked
+from ..base.tables import decode, quote_some, refuse, unpacked
 from ..data.matrix import LARGEST_COUNT
 from ..data.wells import known_wells
 

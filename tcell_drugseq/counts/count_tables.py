@@ -9,15 +9,14 @@ __all__ = ['TABLE', 'FOLDER', 'draft_table', 'draft_folder']
 import csv
 import io
 import re
-import warnings
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from ..base.tables import NUMBER, quote_some, refuse
+from ..base.fields import NUMBER, find_separator, parse_cells, parse_columns, split_rows
+from ..base.tables import quote_some, refuse
 from .checks import WORKBOOKS, read_text
 from tcell_drugseq.counts.drafts import (
     ID_COLUMNS,
@@ -31,63 +30,26 @@ from tcell_drugseq.counts.drafts import (
 from ..data.wells import plain_name
 
 # %% ../../nbs/06_counts/03_count_tables.ipynb #ccdfadda
-def _separator(file: str, text: str) -> str:
-    """The separator that splits the first line into the most fields."""
-    bare = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    if (separator := max("\t;,", key=bare.count)) not in bare:
-        found = f"one column only ({bare.strip()[:40]!r})"
-        refuse(file, "header", found, "columns separated by comma, tab or semicolon, the first with names")
-    return separator
-
-
-def _parse_strictly(
-    file: str, header: list[str], lines: str, separator: str, start: int, keep: list[int]
-) -> tuple[list[list[str]], np.ndarray]:
-    reader = csv.reader(io.StringIO(lines, newline=""), delimiter=separator, strict=True)
-    try:
-        rows = list(reader)
-    except csv.Error as e:
-        refuse(file, f"line {start + reader.line_num}", f"broken fields or quotes ({e})", "a table")
-    for i, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            refuse(
-                file, f"data row {i} ({quote_some(row, 1)})", f"{len(row)} fields", f"{len(header)} as in the header"
-            )
-    bad = [(i, j) for i, row in enumerate(rows) for j in keep if not NUMBER.fullmatch(row[j])]
-    if bad:
-        i, j = bad[0]
-        more = f" ({len(bad)} cells are no numbers)" if len(bad) > 1 else ""
-        refuse(file, f"row {rows[i][0]!r}, column {header[j]!r}", repr(rows[i][j])[:60] + more, "a count")
-    return rows, np.array([[float(row[j]) for j in keep] for row in rows])
-
-
 def _parse(
-    file: str, header: list[str], lines: str, separator: str, start: int, texts: list[int]
+    file: str, header: list[str], text: str, lines: str, separator: str, texts: list[int]
 ) -> tuple[dict[int, list[str]], np.ndarray]:
     """Columns of text by their numbers, and the others as numbers."""
-    names = list(range(len(header)))
-    keep = [j for j in names if j not in texts]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # rows too long: the separators tell
-            frame = pd.read_csv(
-                io.StringIO(lines),
-                sep=separator,
-                names=names,
-                dtype=dict.fromkeys(texts, str),
-                na_filter=False,
-                skip_blank_lines=False,
-                low_memory=False,
-                index_col=False,
-            )
-    except ValueError:  # pandas' ParserError is one
-        frame = pd.DataFrame()
-    cells = frame[keep] if len(frame) else frame
-    quoted = sum(frame[j].str.count(re.escape(separator)).sum() for j in texts) if len(frame) else 0
-    whole = lines.count(separator) == (len(header) - 1) * len(frame) + quoted
-    if len(frame) and whole and all(t.kind in "iuf" for t in cells.dtypes) and np.isfinite(x := cells.to_numpy()).all():
-        return {j: frame[j].tolist() for j in texts}, x
-    rows, x = _parse_strictly(file, header, lines, separator, start, keep)
+    if quick := parse_columns(lines, len(header), separator, texts):
+        return quick
+    table, fault = split_rows(text, separator)
+    if fault:
+        refuse(file, *fault, "a table")
+    for i, row in enumerate(rows := table[1:], start=1):
+        if len(row) != len(header):
+            where = f"data row {i} ({quote_some(row, 1)})"
+            refuse(file, where, f"{len(row)} fields", f"{len(header)} as in the header")
+    keep = [j for j in range(len(header)) if j not in texts]
+    x, wanted = parse_cells([[row[j] for j in keep] for row in rows], separator)
+    if len(bad := np.argwhere(np.isnan(x))):
+        i, j = bad[0][0], keep[bad[0][1]]
+        more = f" ({len(bad)} cells are no numbers)" if len(bad) > 1 else ""
+        found = repr(rows[i][j])[:60] + more
+        refuse(file, f"row {rows[i][0]!r}, column {header[j]!r}", found, wanted.replace("a finite number", "a count"))
     return {j: [row[j] for row in rows] for j in texts}, x
 
 # %% ../../nbs/06_counts/03_count_tables.ipynb #a116d4b3
@@ -136,10 +98,12 @@ def draft_table(
     matrix: str = "",  # of no use here
 ) -> CountDraft:
     """Read a table into a draft."""
-    text = _without_comments(read_text(path)).rstrip("\r\n")
-    separator, stream = _separator(path.name, text), io.StringIO(text, newline="")
-    header = next(reader := csv.reader(stream, delimiter=separator))
-    lines, start = stream.read(), reader.line_num
+    separator, text = find_separator(_without_comments(read_text(path)).rstrip("\r\n"))
+    if not separator:
+        found = f"one column only ({text.partition(chr(10))[0].strip()[:40]!r})"
+        refuse(path.name, "header", found, "columns separated by comma, tab or semicolon, the first with names")
+    stream = io.StringIO(text, newline="")
+    header, lines = next(csv.reader(stream, delimiter=separator)), stream.read()
     if not lines.strip():
         refuse(path.name, "", "a header and no rows", "one row for each gene or well")
     if len(next(csv.reader(io.StringIO(lines, newline=""), delimiter=separator))) == len(header) + 1:
@@ -149,7 +113,7 @@ def draft_table(
         refuse(path.name, "line 1", found, "a table of several, or the folder with a file of each well")
     plain = [plain_name(name) for name in header]
     beside = [j for j in range(1, len(header)) if plain[j] in (*_BESIDE, *SYMBOL_COLUMNS)]
-    columns, x = _parse(path.name, header, lines, separator, start, [0, *beside])
+    columns, x = _parse(path.name, header, text, lines, separator, [0, *beside])
     form = "workbook" if path.suffix.lower() in WORKBOOKS else _FORMS[separator]
     samples = [_plain_sample(name) for j, name in enumerate(header) if j not in columns]
     return _name_rows(CountDraft(path.name, form, x, columns[0], samples), {plain[j]: columns[j] for j in beside})

@@ -6,8 +6,6 @@
 __all__ = ['NAMES', 'unit_key', 'is_dose_like', 'role_of', 'name_columns', 'parse_doses', 'read_map_table']
 
 # %% ../../nbs/06_counts/07_map_tables.ipynb #cdea30c8
-import csv
-import io
 import re
 import unicodedata
 from collections import Counter
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..base.fields import find_separator, split_rows
 from ..base.tables import data_row, quote_some, refuse
 from .checks import read_text
 from ..data.wells import PLATE_SHAPES, POSITION_COLUMNS, ROWS, plain_name
@@ -205,8 +204,9 @@ def _stack(blocks: dict[tuple[str, str], tuple[str, dict[str, str]]], file: str)
     frames = []
     for plate in plates:
         columns = {name: cells for (p, _), (name, cells) in blocks.items() if p == plate}
-        if len({len(cells) for cells in columns.values()}) > 1:
-            refuse(file, f"plate {plate!r}" if plate else "", "blocks of several sizes", "one size")
+        if len(sizes := sorted({len(cells) for cells in columns.values()})) > 1:
+            found = f"blocks of {' and of '.join(map(str, sizes))} wells"
+            refuse(file, f"plate {plate!r}" if plate else "", found, "one size")
         frame = pd.DataFrame(columns)
         named = any(role_of(str(name))[0] == "plate" for name in frame)
         frames.append(frame.assign(plate=plate) if plate and not named else frame)
@@ -234,14 +234,12 @@ def read_map_table(
     well: str = "",  # the column of wells; empty: by its name
 ) -> tuple[pd.DataFrame, str]:  # one row per well, all text; what it was, in words
     """A plate map as text; raises `InputError` where it is neither a table of wells nor grids."""
-    text, broken = read_text(path), {}
+    text, broken = find_separator(read_text(path))[1], {}
     well = well or "well"
     for separator in "\t,;":
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        try:
-            lines = list(reader)
-        except csv.Error as e:
-            broken[separator] = f"broken fields or quotes in line {reader.line_num} ({e})"
+        lines, fault = split_rows(text, separator)
+        if fault:
+            broken[separator] = fault
             continue
         if any(_width(line) for line in lines if line):
             frame = _read_grids(lines, path.name)
@@ -252,5 +250,5 @@ def read_map_table(
         if "well" in roles or {"row", "column"} <= roles or well in header:
             return _long_table(header, lines[1:], path.name), "a long table"
     unclear = f"neither a column of wells nor a grid; first line {text.strip().splitlines()[0][:60]!r}"
-    found = broken.get(max("\t,;", key=text.count), unclear)
-    refuse(path.name, "", found, "a table with columns well and compound, or grids with a header 1 to 12, 24 or 48")
+    where, found = broken.get(max("\t,;", key=text.count), ("", unclear))
+    refuse(path.name, where, found, "a table with columns well and compound, or grids with a header 1 to 12, 24 or 48")

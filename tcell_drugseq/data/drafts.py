@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
+from ..base.fields import SAVED_INDEX, read_column, read_numbers
 from ..base.hdf5 import read_hdf5
-from ..base.tables import SAVED_INDEX, Problems, data_row, quote_some, read_column, read_numbers
+from ..base.tables import Problems, data_row, quote_some
 from .matrix import are_counts
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
+from ..base.fields import SAVED_INDEX
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError
-from ..base.tables import SAVED_INDEX, Problems, judge_spellings, quote_some, rename_compounds, write_csv
+from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from tcell_drugseq.data.wells import (

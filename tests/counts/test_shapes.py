@@ -591,8 +591,40 @@ def scored(folder: Path) -> None:
     with_index("scores_3_z.csv")(folder)
 
 
+def separated(separator: str, first: str = ""):
+    """Every file with its wells and decimal commas, as Excel writes tables in half of Europe."""
+
+    def change(folder: Path) -> None:
+        wells = pd.read_csv(folder / "well_id.csv")["well_id"]
+        for path in sorted(folder.glob("*.csv")):
+            frame = pd.read_csv(path, dtype=None if path.name == "expr_mat.csv" else str)
+            frame = frame if path.name == "well_id.csv" else frame.assign(well=wells)
+            path.write_text(first + frame.to_csv(sep=separator, decimal=",", index=False))
+
+    return change
+
+
+def written(name: str, text: str):
+    return lambda folder: (folder / name).write_text(text)
+
+
 BUNDLES = {
     "packed": (packed, ""),
+    "semicolons and decimal commas": (separated(";"), ""),
+    "semicolons, said by Excel": (separated(";", "sep=;\n"), ""),
+    "tabs and decimal commas": (separated("\t"), ""),
+    "thousands or decimals": (
+        written("scores_3_z.csv", "a;b\n" + "12;1\n1,234;5\n" * 24),
+        "scores_3_z.csv: data row 2 (header not counted), column a: found '1,234', expected a finite number, with one",
+    ),
+    "two decimal signs": (
+        written("scores_3_z.csv", "a;b\n" + "0,5;1\n0.7;5\n" * 24),
+        "scores_3_z.csv: data row 1 (header not counted), column a: found '0,5', expected a finite number, with one",
+    ),
+    "a decimal comma or two columns": (
+        written("dose.csv", "x\n" + "0,5\n" * 48),
+        "dose.csv: data row 1 (header not counted): found 2 fields, expected 1 as in the header (a name with a comma",
+    ),
     "an index among genes": (with_index("expr_mat.csv"), "expr_mat.csv: column 1: found 'Unnamed: 0', expected a gene"),
     "an index among scores": (scored, "scores_3_z.csv: header: found a score called 'Unnamed: 0'"),
     "packed and cut": (
