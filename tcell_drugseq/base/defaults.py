@@ -300,6 +300,7 @@ class ScreenConfig(Settings):
     unit: str = option("", "column of the plate map with the unit of the dose; empty: by its name")
     plate: str = option("", "column of the plate map with the plate; empty: by its name")
     well: str = option("", "column of the plate map with the well; empty: by its name")
+    barcodes: str = option("", "table of barcodes and their wells; empty: the plate map, or counts named by well")
     matrix: str = option(
         "", "which matrix of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one"
     )

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
         read_gmt as read_gmt,
         signature_place as signature_place,
     )
+    from tcell_drugseq.counts.joining import add_barcodes as add_barcodes, join_wells as join_wells
     from tcell_drugseq.counts.matrices import read_counts as read_counts
     from tcell_drugseq.counts.normalise import normalise_counts as normalise_counts
-    from tcell_drugseq.counts.plate_map import join_wells as join_wells, read_plate_map as read_plate_map
+    from tcell_drugseq.counts.plate_map import read_plate_map as read_plate_map
     from tcell_drugseq.counts.quality import (
         MEASURES as MEASURES,
         judge_screen as judge_screen,
@@ -53,6 +54,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "matrices",
         "map_tables",
         "plate_map",
+        "joining",
         "quality",
         "normalise",
         "gene_sets",
@@ -66,7 +68,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "gene_sets": ["GeneSet", "known_gene_sets", "read_gmt", "signature_place"],
         "matrices": ["read_counts"],
         "normalise": ["normalise_counts"],
-        "plate_map": ["join_wells", "read_plate_map"],
+        "joining": ["add_barcodes", "join_wells"],
+        "plate_map": ["read_plate_map"],
         "quality": [
             "MEASURES",
             "judge_screen",

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..base.fields import NUMBER, find_separator, parse_cells, parse_columns, split_rows
 from ..base.tables import quote_some, refuse
-from .checks import WORKBOOKS, read_text
+from .checks import WORKBOOKS, read_sheets, read_text, sheet_place
 from tcell_drugseq.counts.drafts import (
     ID_COLUMNS,
     SYMBOL_COLUMNS,
@@ -93,30 +93,40 @@ def _name_rows(draft: CountDraft, beside: dict[str, list[str]]) -> CountDraft:
 _FORMS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}
 
 
-def draft_table(
-    path: Path,  # a table, or a workbook with one sheet
-    matrix: str = "",  # of no use here
-) -> CountDraft:
-    """Read a table into a draft."""
-    separator, text = find_separator(_without_comments(read_text(path)).rstrip("\r\n"))
+def _draft_text(text: str, file: str, form: str = "") -> CountDraft:
+    """Read the text of a table into a draft."""
+    separator, text = find_separator(_without_comments(text).rstrip("\r\n"))
     if not separator:
         found = f"one column only ({text.partition(chr(10))[0].strip()[:40]!r})"
-        refuse(path.name, "header", found, "columns separated by comma, tab or semicolon, the first with names")
+        refuse(file, "header", found, "columns separated by comma, tab or semicolon, the first with names")
     stream = io.StringIO(text, newline="")
     header, lines = next(csv.reader(stream, delimiter=separator)), stream.read()
     if not lines.strip():
-        refuse(path.name, "", "a header and no rows", "one row for each gene or well")
+        refuse(file, "", "a header and no rows", "one row for each gene or well")
     if len(next(csv.reader(io.StringIO(lines, newline=""), delimiter=separator))) == len(header) + 1:
         header = ["", *header]
     if len(header) in (2, 4) and all(NUMBER.fullmatch(name) for name in header[1:]):
         found = f"no header but the counts of one well ({quote_some(header, 4)})"
-        refuse(path.name, "line 1", found, "a table of several, or the folder with a file of each well")
+        refuse(file, "line 1", found, "a table of several, or the folder with a file of each well")
     plain = [plain_name(name) for name in header]
     beside = [j for j in range(1, len(header)) if plain[j] in (*_BESIDE, *SYMBOL_COLUMNS)]
-    columns, x = _parse(path.name, header, text, lines, separator, [0, *beside])
-    form = "workbook" if path.suffix.lower() in WORKBOOKS else _FORMS[separator]
+    columns, x = _parse(file, header, text, lines, separator, [0, *beside])
     samples = [_plain_sample(name) for j, name in enumerate(header) if j not in columns]
-    return _name_rows(CountDraft(path.name, form, x, columns[0], samples), {plain[j]: columns[j] for j in beside})
+    return _name_rows(
+        CountDraft(file, form or _FORMS[separator], x, columns[0], samples), {plain[j]: columns[j] for j in beside}
+    )
+
+
+def draft_table(
+    path: Path,  # a table, or a workbook with a sheet for each plate
+    matrix: str = "",  # of no use here
+) -> CountDraft:
+    """Read a table into a draft."""
+    sheets, form = read_sheets(path), "workbook" if path.suffix.lower() in WORKBOOKS else ""
+    if len(sheets) == 1:
+        return _draft_text(next(iter(sheets.values())), path.name, form)
+    drafts = {sheet: _draft_text(text, sheet_place(path.name, sheet), form) for sheet, text in sheets.items()}
+    return join_plates(drafts, path.name, "workbook of plates")
 
 # %% ../../nbs/06_counts/03_count_tables.ipynb #e47c3285
 _TABLES = (".csv", ".tsv", ".txt", ".tab")

@@ -13,8 +13,9 @@ from count_files import WELLS, content, grids, small
 
 from tcell_drugseq.base.defaults import SimConfig
 from tcell_drugseq.base.settings import InputError
+from tcell_drugseq.counts.joining import join_wells
 from tcell_drugseq.counts.matrices import read_counts
-from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
+from tcell_drugseq.counts.plate_map import read_plate_map
 from tcell_drugseq.data.simulate import simulate_screen
 
 COMPOUNDS = [*NAMES[:10], "DMSO", "DMSO"]

@@ -17,8 +17,9 @@ from scipy.io import mmwrite
 from tcell_drugseq.base.defaults import DataConfig
 from tcell_drugseq.base.files import write_h5ad
 from tcell_drugseq.base.settings import InputError
+from tcell_drugseq.counts.joining import add_barcodes, join_wells
 from tcell_drugseq.counts.matrices import read_counts
-from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
+from tcell_drugseq.counts.plate_map import read_plate_map
 from tcell_drugseq.counts.quality import measure_wells
 from tcell_drugseq.data.reading import find_problems, read_screen, screen_hash, write_bundle
 
@@ -556,12 +557,48 @@ def test_a_workbook_is_a_plate_map(tmp_path: Path):
     assert found["compound"].tolist() == wells["compound"].tolist() and found["dose"].tolist()[:2] == [0.0, 0.1]
     with pd.ExcelWriter(tmp_path / "two.xlsx") as book:
         wells.to_excel(book, sheet_name="1", index=False)
-        wells.to_excel(book, sheet_name="2", index=False)
-    with pytest.raises(InputError, match=r"two.xlsx: found 2 sheets with content: '1', '2', expected one"):
+        pd.DataFrame({"Drug": ["as sent by the core"]}).to_excel(book, sheet_name="notes", index=False)
+    with pytest.raises(InputError, match=r"two.xlsx, sheet 'notes': found neither a column of wells nor a grid"):
         read_plate_map(tmp_path / "two.xlsx")
     (tmp_path / "broken.xlsx").write_bytes((tmp_path / "map.xlsx").read_bytes()[:900])
     with pytest.raises(InputError, match=r"broken.xlsx: found no readable workbook"):
         read_plate_map(tmp_path / "broken.xlsx")
+
+
+def test_sheets_are_plates(tmp_path: Path):
+    pytest.importorskip("python_calamine")
+    for name, frame in (("counts", table().set_axis(WELL)), ("map", plates(well=WELL))):
+        with pd.ExcelWriter(tmp_path / f"{name}.xlsx") as book:
+            for plate in PLATES:
+                here = [p == plate for p in PLATE]
+                frame[here].to_excel(book, sheet_name=plate, index=name == "counts")
+    raw, plate_map = read_counts(tmp_path / "counts.xlsx"), read_plate_map(tmp_path / "map.xlsx")
+    joined = join_wells(raw, plate_map)
+    assert joined.obs_names.tolist() == table().index.tolist() and (joined.X.toarray() == C).all()
+    assert joined.obs["compound"].tolist() == plates()["compound"].tolist() and joined.obs["plate"].tolist() == PLATE
+    assert "in 2 sheets, which name the plates: 'P1', 'P2'" in plate_map.attrs["notes"][0]
+
+
+@pytest.mark.parametrize("kit", ["of all plates", "of each plate", "sheets"])
+def test_barcodes_in_a_file_of_their_own(kit: str, tmp_path: Path):
+    bars = ["".join("ACGT"[i // 4**k % 4] for k in range(4)) for i in range(48)]
+    bars = bars[:24] * 2 if kit == "of all plates" else bars
+    frame = pd.DataFrame({"Barcode": bars, "Well": WELL, "Plate": PLATE})
+    if kit == "sheets":
+        pytest.importorskip("python_calamine")
+        with pd.ExcelWriter(tmp_path / "kit.xlsx") as book:
+            for plate, part in frame.groupby("Plate"):
+                part.drop(columns="Plate").to_excel(book, sheet_name=plate, index=False)
+    else:
+        frame = frame[:24].drop(columns="Plate") if kit == "of all plates" else frame
+        frame.to_csv(tmp_path / "kit.csv", index=False)
+    named = [f"{p}_{bar}-1" if kit == "of all plates" else f"{bar}-1" for p, bar in zip(PLATE, bars, strict=True)]
+    table().set_axis(named)[::-1].to_csv(tmp_path / "counts.csv")
+    plates(well=WELL, plate=PLATE).to_csv(tmp_path / "map.csv", index=False)
+    plate_map = add_barcodes(read_plate_map(tmp_path / "map.csv"), next(tmp_path.glob("kit.*")))
+    joined = join_wells(read_counts(tmp_path / "counts.csv"), plate_map)
+    assert joined.obs_names.tolist() == table().index.tolist()[::-1] and (joined.X.toarray() == C[::-1]).all()
+    assert joined.obs["compound"].tolist() == plates()["compound"].tolist()[::-1]
 
 
 # Bundles

@@ -9,8 +9,9 @@ import pytest
 from tcell_drugseq.audit.layout import well_places
 from tcell_drugseq.audit.mixups import audit_turned_plates, plate_grids
 from tcell_drugseq.base.defaults import CorrectionConfig, DataConfig, RunConfig, SimConfig
+from tcell_drugseq.counts.joining import join_wells
 from tcell_drugseq.counts.matrices import read_counts
-from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
+from tcell_drugseq.counts.plate_map import read_plate_map
 from tcell_drugseq.data.figures import plot_plates
 from tcell_drugseq.data.reading import find_problems, read_screen, write_bundle
 from tcell_drugseq.data.simulate import simulate_screen
