@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.counts.build import (
         build_screen as build_screen,
         check_screen_dir as check_screen_dir,
+        describe_counts as describe_counts,
         write_screen as write_screen,
     )
     from tcell_drugseq.counts.figures import (
@@ -63,7 +64,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures",
     ],
     submod_attrs={
-        "build": ["build_screen", "check_screen_dir", "write_screen"],
+        "build": ["build_screen", "check_screen_dir", "describe_counts", "write_screen"],
         "figures": ["plot_qc", "plot_qc_plates", "plot_replicates"],
         "gene_sets": ["GeneSet", "known_gene_sets", "read_gmt", "signature_place"],
         "matrices": ["read_counts"],

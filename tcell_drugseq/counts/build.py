@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.counts.gene_sets import GeneSet
 
 # %% auto #0
-__all__ = ['build_screen', 'check_screen_dir', 'write_screen']
+__all__ = ['read_wells', 'build_screen', 'describe_counts', 'check_screen_dir', 'write_screen']
 
 # %% ../../nbs/06_counts/15_build.ipynb #f4f781ad
 def _keep(
@@ -56,27 +56,22 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
         found = f"a class with {fewest} of {screen.n_obs} wells"
         raise InputError(f"label: {cfg.label!r}: found {found}, expected at least 2 wells of each class")
 
-# %% ../../nbs/06_counts/15_build.ipynb #07d1580d
-def build_screen(
+# %% ../../nbs/06_counts/15_build.ipynb #49816518
+def read_wells(
     counts: str | Path,  # whatever `read_counts` reads
     plate_map: str | Path,  # CSV, TSV or workbook: a long table, or grids of 96 to 1536 wells
     cfg: ScreenConfig = ScreenConfig(),
-) -> AnnData:  # kept wells; uns: qc (all wells), qc_dropped, qc_findings, qc_replicates, notes
-    """Make a screen of counts and a plate map; raises `InputError` for anything that can't be used."""
+) -> tuple[AnnData, pd.DataFrame, tuple[str, str]]:  # wells x genes with the map in obs; the map; names of both
+    """Read counts and plate map and join them; raises `InputError` for anything that can't be used."""
     from tcell_drugseq.counts.drafts import named_path
-    from tcell_drugseq.counts.gene_sets import signature
     from tcell_drugseq.counts.joining import add_barcodes, join_wells
     from tcell_drugseq.counts.matrices import read_counts
-    from tcell_drugseq.counts.normalise import normalise_counts
     from tcell_drugseq.counts.plate_map import read_plate_map
-    from tcell_drugseq.counts.quality import assay_quality, judge_screen, replicate_correlation
-    from tcell_drugseq.counts.scores import score_wells
-    from tcell_drugseq.data.reading import screen_hash
 
     for what, path in (("counts", counts), ("plate_map", plate_map)):
         if not str(path).strip():
             raise InputError(f"{what}: found an empty name, expected the name of a file")
-    counts, plate_map, gene_set = named_path(counts), named_path(plate_map), signature(cfg.signature)
+    counts, plate_map = named_path(counts), named_path(plate_map)
     names = counts.name, plate_map.name
     columns = {role: getattr(cfg, role) for role in ("compound", "dose", "unit", "plate", "well")}
     raw = read_counts(counts, cfg.orientation, cfg.matrix)
@@ -86,6 +81,23 @@ def build_screen(
     if wells.obs["is_control"].all():
         found = f"{cfg.control!r} in all {wells.n_obs} wells"
         refuse(names[1], "compound", found, "a compound to compare with the control")
+    return wells, plates, names
+
+# %% ../../nbs/06_counts/15_build.ipynb #07d1580d
+def build_screen(
+    counts: str | Path,  # whatever `read_counts` reads
+    plate_map: str | Path,  # CSV, TSV or workbook: a long table, or grids of 96 to 1536 wells
+    cfg: ScreenConfig = ScreenConfig(),
+) -> AnnData:  # kept wells; uns: qc (all wells), qc_dropped, qc_findings, qc_replicates, notes
+    """Make a screen of counts and a plate map; raises `InputError` for anything that can't be used."""
+    from tcell_drugseq.counts.gene_sets import signature
+    from tcell_drugseq.counts.normalise import normalise_counts
+    from tcell_drugseq.counts.quality import assay_quality, judge_screen, replicate_correlation
+    from tcell_drugseq.counts.scores import score_wells
+    from tcell_drugseq.data.reading import screen_hash
+
+    gene_set = signature(cfg.signature)
+    wells, plates, names = read_wells(counts, plate_map, cfg)
     replicates = replicate_correlation(wells, seed=cfg.seed)
     with naming(names[0]):
         kept, dropped = _keep(wells, cfg, replicates, gene_set)
@@ -100,6 +112,23 @@ def build_screen(
     screen.uns["source"] = {"name": names[0], "format": "counts and plate map", "simulated": False}
     screen.uns["source"]["hash"] = screen_hash(screen)
     return screen
+
+# %% ../../nbs/06_counts/15_build.ipynb #4acf3f20
+def describe_counts(
+    counts: str | Path,  # as of `read_wells`
+    plate_map: str | Path,
+    cfg: ScreenConfig = ScreenConfig(),
+) -> list[str]:  # wells, plates, control, compounds, doses, counts; then each assumption and why
+    """What counts and a plate map are taken for; raises `InputError` as `read_wells` does."""
+    from tcell_drugseq.counts.quality import raw_counts
+    from tcell_drugseq.data.reading import said_of_wells
+
+    wells = read_wells(counts, plate_map, cfg)[0]
+    umis, obs = np.asarray(raw_counts(wells).sum(axis=1)).ravel(), cast(pd.DataFrame, wells.obs)
+    depth = f"{umis.min():,.0f} to {umis.max():,.0f} UMIs in a well, median {np.median(umis):,.0f}"
+    columns = {str(name): obs[name].tolist() for name in obs}
+    said = said_of_wells(obs.index.tolist(), columns, cfg.control)
+    return [*said, f"counts: {wells.n_vars:,} genes, {depth}", *map(str, wells.uns["notes"])]
 
 # %% ../../nbs/06_counts/15_build.ipynb #14c9bcb0
 def check_screen_dir(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         find_problems as find_problems,
         read_h5ad as read_h5ad,
         read_screen as read_screen,
+        said_of_wells as said_of_wells,
         screen_hash as screen_hash,
         write_bundle as write_bundle,
     )
@@ -70,7 +71,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "varies",
             "well_depth",
         ],
-        "reading": ["find_problems", "read_h5ad", "read_screen", "screen_hash", "write_bundle"],
+        "reading": ["find_problems", "read_h5ad", "read_screen", "said_of_wells", "screen_hash", "write_bundle"],
         "simulate": ["simulate_screen", "write_simulation"],
         "wells": [
             "PLATE_SHAPES",

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'find_problems', 'write_bundle']
+__all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells', 'find_problems',
+           'write_bundle']
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -389,34 +390,34 @@ def _spread(sizes: Iterable[int], what: str) -> str:
     return f"{least} {what} each" if least == most else f"{least} to {most} {what} each"
 
 
-def _said_of_wells(d: Draft) -> list[str]:
-    """Wells, plates and positions."""
-    plates = Counter(map(str, d.columns.get("plate", [])))
+def said_of_wells(
+    wells: Sequence[str],  # ids
+    columns: Mapping[str, Any],  # of the wells: compound, and where known plate, row, column, dose, unit
+    control: str,  # the compound that is the control
+) -> list[str]:  # a line each for wells, plates, control, compounds, doses
+    """What wells were taken for, in words."""
+    plates = Counter(map(str, columns.get("plate", [])))
     where = (
         f"{len(plates)} plates of {_spread(plates.values(), 'wells')}: {quote_some(list(plates), 4)}" if plates else ""
     )
-    at = [f"{r}{c}" for r, c in zip(d.columns.get("row", []), d.columns.get("column", []), strict=True)]
-    first = f"{d.wells[0]!r}" + (f" is {at[0]}" if at else ", of no known position") if d.wells else "no wells"
-    return [f"wells: {len(d.wells or [])}, {first}", f"plates: {where or 'not known'}"]
-
-
-def _said_of_compounds(d: Draft, cfg: DataConfig) -> list[str]:
-    """Control, compounds, their replicates and doses."""
-    compounds = Counter(d.columns.get("compound", []))
-    treated = {name: n for name, n in compounds.items() if name != cfg.control}
-    lines = [f"control: {cfg.control!r}, {compounds[cfg.control]} wells"]
+    at = [f"{r}{c}" for r, c in zip(columns.get("row", []), columns.get("column", []), strict=True)]
+    first = f"{wells[0]!r}" + (f" is {at[0]}" if at else ", of no known position") if len(wells) else "no wells"
+    lines = [f"wells: {len(wells)}, {first}", f"plates: {where or 'not known'}"]
+    compounds = Counter(columns.get("compound", []))
+    treated = {name: n for name, n in compounds.items() if name != control}
+    lines.append(f"control: {control!r}, {compounds[control]} wells")
     if treated:
         lines.append(f"compounds: {len(treated)}, {_spread(treated.values(), 'wells')}")
-    if "dose" in d.columns:
-        doses = sorted({float(dose) for dose in d.columns["dose"] if np.isfinite(dose)})
-        unit = (
-            quote_some(sorted(set(filter(str.strip, as_texts(d.kept["unit"])))), 3)
-            if "unit" in d.kept
-            else "not stated"
-        )
+    if "dose" in columns:
+        doses = sorted({float(dose) for dose in columns["dose"] if np.isfinite(dose)})
+        units = sorted({unit for unit in as_texts(columns.get("unit", [])) if unit.strip()})
+        unit = quote_some(units, 3) or "not stated"
         lines.append(
             f"doses: {len(doses)} from {doses[0]:g} to {doses[-1]:g}, unit: {unit}" if doses else "doses: none"
         )
+        pairs = Counter(zip(columns.get("compound", []), columns["dose"], strict=False))
+        sizes = [n for (name, _), n in pairs.items() if name != control]
+        lines += [f"replicates: {len(sizes)} compounds at a dose, {_spread(sizes, 'wells')}"] if sizes else []
     return lines
 
 
@@ -435,7 +436,8 @@ def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
 
 def _understood(d: Draft, cfg: DataConfig) -> list[str]:
     """What a draft was taken for, a line for each part."""
-    return [*_said_of_wells(d), *_said_of_compounds(d, cfg), *_said_of_values(d, cfg)]
+    unit = {"unit": d.kept["unit"]} if "unit" in d.kept else {}
+    return [*said_of_wells(d.wells or [], d.columns | unit, cfg.control), *_said_of_values(d, cfg)]
 
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
