@@ -319,7 +319,7 @@ def screen(
 
 # %% ../nbs/91_cli.ipynb #805b57c0
 @app.command(cls=Grouped)
-@with_flags(ScreenConfig, "orientation unit barcodes matrix")
+@with_flags(ScreenConfig, "orientation unit barcodes matrix symbols")
 @with_flags(
     RunConfig, "data latent gi_target correct split folds val_fraction train_controls lambda_reg seed gene_sets"
 )

@@ -304,6 +304,9 @@ class ScreenConfig(Settings):
     matrix: str = option(
         "", "which matrix of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one"
     )
+    symbols: bool = option(
+        True, "Ensembl ids of human genes become the symbols of GENCODE where the file has no others"
+    )
     positive: tuple[str, ...] = option((), "compounds that are positive controls, for Z' and SSMD")
     min_umis: int = option(1_000, "wells with fewer UMIs are dropped", low=0, high=1_000_000_000)
     min_detected: int = option(200, "wells with fewer genes detected are dropped", low=0, high=1_000_000)

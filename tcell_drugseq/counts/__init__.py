@@ -52,6 +52,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "count_tables",
         "count_folders",
         "count_stores",
+        "gene_ids",
         "matrices",
         "map_tables",
         "plate_map",

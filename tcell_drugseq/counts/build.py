@@ -74,7 +74,7 @@ def read_wells(
     counts, plate_map = named_path(counts), named_path(plate_map)
     names = counts.name, plate_map.name
     columns = {role: getattr(cfg, role) for role in ("compound", "dose", "unit", "plate", "well")}
-    raw = read_counts(counts, cfg.orientation, cfg.matrix)
+    raw = read_counts(counts, cfg.orientation, cfg.matrix, cfg.symbols)
     plates = read_plate_map(plate_map, cfg.control, cfg.rename, columns)
     plates = add_barcodes(plates, cfg.barcodes) if cfg.barcodes else plates
     wells = join_wells(raw, plates, names, cfg.well_pattern)

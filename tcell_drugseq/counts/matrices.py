@@ -30,6 +30,7 @@ from .count_folders import MTX
 from .count_stores import H5AD, TENX, ZARR
 from .count_tables import FOLDER, TABLE
 from .drafts import CountDraft, check_axes, named_path, turn
+from .gene_ids import SOURCE, name_ids
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,6 +71,14 @@ def _keep_genes(draft: CountDraft) -> None:
         draft.rows, draft.columns = [draft.rows[i] for i in wells], [draft.columns[i] for i in genes]
         draft.ids = None if draft.ids is None else [draft.ids[i] for i in genes]
         draft.obs = None if draft.obs is None else draft.obs.iloc[wells]
+
+
+def _name_ids(draft: CountDraft) -> None:
+    """Symbols in the place of Ensembl ids, with a note."""
+    names, n = name_ids(draft.columns)
+    if n:
+        draft.notes.append(f"{draft.file}: {n:,} of {len(names):,} gene ids turned into symbols by {SOURCE}")
+        draft.ids, draft.columns = draft.columns, names
 
 
 def _sum_genes(draft: CountDraft) -> None:
@@ -118,6 +127,7 @@ def read_counts(
     path: str | Path,  # whatever one of READERS recognises
     orientation: str = "auto",  # auto, wells_by_genes or genes_by_wells
     matrix: str = "",  # of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one
+    symbols: bool = True,  # Ensembl ids of human genes, where the file has nothing else, become symbols
 ) -> AnnData:  # wells x genes, X whole numbers as CSR float32; uns["notes"], uns["source"]
     """Read raw counts; raises `InputError` that names file, place, what was found and what was expected."""
     from anndata import AnnData
@@ -127,6 +137,8 @@ def read_counts(
     draft = turn(_drafted(named_path(path), matrix), orientation)
     _clean_names(draft)
     _keep_genes(draft)
+    if symbols:
+        _name_ids(draft)
     check_axes(draft)
     check_counts(draft.x, draft.rows, draft.columns, draft.file)
     check_not_scaled(draft.x, draft.file)

@@ -193,6 +193,40 @@ def test_which_matrix(shape: str, tmp_path: Path):
     assert expected == 1 or "umiDedup-NoDedup.mtx" in counts.uns["source"]["name"]
 
 
+IDS_OF = {"IL2": "ENSG00000109471", "IFNG": "ENSG00000111537", "MT-CO1": "ENSG00000198804", "RPL3": "ENSG00000100316"}
+IDS_OF |= {"ACTB": "ENSG00000075624", "GAPDH": "ENSG00000111640"}
+
+
+def by_ids(form: str, folder: Path, beside: list[str] | None = None) -> Path:
+    """Counts by Ensembl ids with versions, as a table, a folder or an `.h5ad`; maybe with names beside them."""
+    ids = [f"{IDS_OF[gene]}.{i + 3}" for i, gene in enumerate(GENES)]
+    folder.mkdir(exist_ok=True)
+    if form == "h5ad":
+        return held(folder, C, names=ids, **({"gene_name": beside} if beside else {}))
+    if form == "folder":
+        raw = write_mtx(table(), folder / "raw")
+        names = ids if beside is None else [f"{gene}\t{name}" for gene, name in zip(ids, beside, strict=True)]
+        (raw / "features.tsv").write_text("\n".join([*names, ""]))
+        return raw
+    genes = table().T.set_axis(ids)
+    if beside:
+        genes.insert(0, "gene_name", beside)
+    genes.to_csv(folder / "counts.csv", index_label="gene_id")
+    return folder / "counts.csv"
+
+
+@pytest.mark.parametrize("form", ["table", "folder", "h5ad"])
+def test_ids_become_symbols_by_the_file_and_else_by_a_named_table(form: str, tmp_path: Path):
+    shipped = read_counts(by_ids(form, tmp_path))
+    assert shipped.var_names.tolist() == GENES and (shipped.X.toarray() == C).all()
+    assert any("6 of 6 gene ids turned into symbols by GENCODE release" in note for note in shipped.uns["notes"])
+    own = read_counts(by_ids(form, tmp_path / "own", [*GENES[:5], "OWN1"]))
+    assert own.var_names.tolist() == [*GENES[:5], "OWN1"]
+    assert not any("GENCODE" in note for note in own.uns["notes"])
+    with pytest.raises(InputError, match="found Ensembl ids instead of symbols"):
+        read_counts(by_ids(form, tmp_path / "off"), symbols=False)
+
+
 def test_genes_without_a_symbol_keep_their_id(tmp_path: Path):
     ids = [f"ENSG{i:011d}" for i in range(6)]
     path = held(tmp_path, C, names=ids, gene_name=[*GENES[:4], np.nan, ""])
