@@ -22,8 +22,8 @@ from .files import written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'judge_spellings', 'refuse', 'data_row', 'Problems',
-           'rename_compounds', 'decode', 'unpacked', 'write_csv', 'escape_formulas', 'without_apostrophe']
+__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'kept_names', 'judge_spellings', 'truth_of', 'refuse', 'data_row',
+           'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv', 'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -77,10 +77,12 @@ def _is_control(name: str, control: str) -> bool:
     return own in key and not _ADDED.sub("", key.replace(own, "", 1))
 
 
-def _keeps(rule: str) -> bool:
-    """Whether a rule renames a compound to itself."""
-    half = len(rule) // 2
-    return len(rule) % 2 == 1 and rule[half] == "=" and rule[:half] == rule[half + 1 :]
+def kept_names(
+    rename: Sequence[str],  # the setting
+) -> set[str]:  # names that are their own by a rule `x=x`, whatever they are like
+    """Compounds that the user has looked at."""
+    halves = [(rule[: len(rule) // 2], rule[len(rule) // 2 :]) for rule in rename]
+    return {name for name, rest in halves if rest == f"={name}"}
 
 
 def judge_spellings(
@@ -89,7 +91,7 @@ def judge_spellings(
     rename: Sequence[str] = (),  # the setting; `x=x` says that a name like another is its own
 ) -> tuple[list[tuple[str, str]], list[str]]:  # (found, expected) of each error; names that are said, in words
     """What is wrong, and what is worth a word, among names of which several may mean one compound."""
-    wells, kept = Counter(names), {rule[: len(rule) // 2] for rule in rename if _keeps(rule)}
+    wells, kept = Counter(names), kept_names(rename)
 
     def key(name: str) -> str:
         return spelling_key(control) if _is_control(name, control) else _merge_key(name)
@@ -108,6 +110,17 @@ def judge_spellings(
         each = ", ".join(f"{name!r} ({wells[name]})" for name in nothing)
         said.append(f"names of compounds that may mean none, with their wells: {each}")
     return wrong, said
+
+# %% ../../nbs/00_base/05_tables.ipynb #8b8c6aa1
+_TRUTH = {True: ("true", "1", "1.0", "yes", "y", "t"), False: ("false", "0", "0.0", "no", "n", "f")}
+_MEANS = {word: meaning for meaning, words in _TRUTH.items() for word in words}
+
+
+def truth_of(
+    text: str,  # a cell
+) -> bool | None:  # None where it is neither
+    """Whether a word says true or false."""
+    return _MEANS.get(text.strip().casefold())
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
 def refuse(

@@ -71,7 +71,7 @@ def symbols_or_ids(
     ids: Sequence[str],  # of the same genes
 ) -> list[str]:
     """Symbols; the id of a gene that has none."""
-    return [symbol.strip() or gene for symbol, gene in zip(symbols, ids, strict=True)]
+    return [symbol if symbol.strip() else gene for symbol, gene in zip(symbols, ids, strict=True)]
 
 # %% ../../nbs/06_counts/02_drafts.ipynb #0520f8e5
 def only_expression(

@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..base.tables import Problems, data_row, judge_spellings, quote_some, refuse, rename_compounds
+from tcell_drugseq.base.tables import (
+    Problems,
+    data_row,
+    judge_spellings,
+    quote_some,
+    refuse,
+    rename_compounds,
+    truth_of,
+)
 from .map_tables import NAMES, is_dose_like, name_columns, parse_doses, read_map_table, unit_key
 from ..data.wells import WELL, locate_wells, placed_wells
 
@@ -92,9 +100,6 @@ def is_empty(
     return compounds.str.strip().str.casefold().isin(EMPTY)
 
 
-_TRUTH = dict.fromkeys(("true", "1", "yes", "y", "t"), True) | dict.fromkeys(("false", "0", "no", "n", "f", ""), False)
-
-
 def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str], rename: Sequence[str] = ()) -> None:
     """Rename compounds and set `is_control` by name; a column that disagrees is an error, one of texts is kept."""
     problems = Problems()
@@ -111,11 +116,14 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str],
         refuse(file, "compound", *wrong[0])
     notes += [f"{file}: {words}" for words in said]
     if "is_control" in frame:
-        said = frame["is_control"].str.strip().str.casefold()
-        if not said.isin(list(_TRUTH)).all():
-            frame["control_type"] = frame["is_control"]
-            notes.append(f"{file}: the control column holds {quote_some(list(said.unique()), 3)}: kept as control_type")
-        elif (wrong := said.map(_TRUTH).astype(bool) != by_name).any():
+        texts = frame["is_control"]
+        said = pd.Series([truth_of(text) if text.strip() else False for text in texts], texts.index, dtype=object)
+        if said.isna().any():
+            frame["control_type"] = texts
+            notes.append(
+                f"{file}: the control column holds {quote_some(list(texts.unique()), 3)}: kept as control_type"
+            )
+        elif (wrong := said.astype(bool) != by_name).any():
             well = wrong.idxmax()
             found = f"{frame['is_control'][well]!r} for {frame['compound'][well]!r} ({wrong.sum()} such wells)"
             refuse(file, f"well {well!r}, is_control", found, f"{control!r} to be the control and nothing else")
@@ -190,7 +198,7 @@ def _number(values: pd.Series) -> pd.Series:
 
 
 def _truth(values: pd.Series) -> pd.Series:
-    return _text(values).str.strip().map({"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1})
+    return _text(values).map(lambda text: float("nan") if pd.isna(text) else truth_of(text)).astype(float)
 
 
 _MEANINGS = {

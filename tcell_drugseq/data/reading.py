@@ -23,7 +23,7 @@ from ..base.defaults import DataConfig
 from ..base.fields import SAVED_INDEX
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError
-from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, write_csv
+from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, truth_of, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from tcell_drugseq.data.wells import (
@@ -45,7 +45,6 @@ __all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'rea
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-_TRUTH = {text: bool(n) for text, n in _LABELS.items()} | {"true": True, "false": False, "yes": True, "no": False}
 
 
 def _check_names(d: Draft, problems: Problems) -> None:
@@ -107,7 +106,7 @@ def _check_targets(d: Draft, cfg: DataConfig, problems: Problems) -> None:
 def _check_control(d: Draft, control: str) -> None:
     """Warn where a column of the file says otherwise than the name which wells are controls."""
     if "is_control" in d.kept and "compound" in d.columns:
-        said = pd.Series(as_texts(d.kept["is_control"])).str.strip().str.casefold().map(_TRUTH)
+        said = pd.Series([truth_of(text) for text in as_texts(d.kept["is_control"])], dtype=object)
         names = pd.Series(d.columns["compound"])
         if said.notna().all() and (wrong := said.astype(bool) != (names == control)).any():
             words = f"is_control is {bool(said[wrong].iloc[0])} for {names[wrong].iloc[0]!r} ({wrong.sum()} such wells)"

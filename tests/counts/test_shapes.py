@@ -19,7 +19,7 @@ from tcell_drugseq.base.files import write_h5ad
 from tcell_drugseq.base.settings import InputError
 from tcell_drugseq.counts.joining import add_barcodes, join_wells
 from tcell_drugseq.counts.matrices import read_counts
-from tcell_drugseq.counts.plate_map import read_plate_map
+from tcell_drugseq.counts.plate_map import read_plate_map, set_aside
 from tcell_drugseq.counts.quality import measure_wells
 from tcell_drugseq.data.reading import find_problems, read_screen, screen_hash, write_bundle
 
@@ -225,6 +225,33 @@ def test_ids_become_symbols_by_the_file_and_else_by_a_named_table(form: str, tmp
     assert not any("GENCODE" in note for note in own.uns["notes"])
     with pytest.raises(InputError, match="found Ensembl ids instead of symbols"):
         read_counts(by_ids(form, tmp_path / "off"), symbols=False)
+
+
+@pytest.mark.parametrize("form", ["table", "folder", "h5ad"])
+def test_blanks_about_symbols_are_said_in_every_form(form: str, tmp_path: Path):
+    read = read_counts(by_ids(form, tmp_path / "own", ["IL2 ", *GENES[1:]]))
+    assert read.var_names.tolist() == GENES
+    assert any("blanks at an end are read without (1): 'IL2 '" in note for note in read.uns["notes"])
+
+
+@pytest.mark.parametrize("words", ["TRUE FALSE", "Yes no", "1.0 0", "t F"])
+def test_true_and_false_are_the_same_words_everywhere(words: str, tmp_path: Path):
+    yes, no = words.split()
+    wells = plates(is_control=[no if i % 4 else yes for i in range(48)], label=[yes, no] * 24)
+    wells.to_csv(tmp_path / "map.csv", index=False)
+    joined = join_wells(read_counts(tables(tmp_path)), read_plate_map(tmp_path / "map.csv"))
+    assert joined.obs["is_control"].sum() == 12 and "control_type" not in joined.obs
+    assert set_aside(joined.obs, ["label"], "map.csv", [])["label"].tolist() == [1, 0] * 24
+    sent = expressed(pd.DataFrame(index=table().index))
+    sent.obs["label"] = [yes, no] * 24
+    sent.write_h5ad(tmp_path / "sent.h5ad")
+    for label in ("label", f"label={yes}"):
+        assert read_screen(DataConfig(str(tmp_path / "sent.h5ad"), label=label)).obs["label"].tolist() == [1, 0] * 24
+
+
+def tables(folder: Path) -> Path:
+    table().to_csv(folder / "counts.csv")
+    return folder / "counts.csv"
 
 
 def test_genes_without_a_symbol_keep_their_id(tmp_path: Path):
