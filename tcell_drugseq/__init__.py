@@ -14,11 +14,16 @@ biology, report, batch."""
 __all__ = []
 
 # %% ../nbs/00_tcell_drugseq.ipynb #30ac6f65
+import os
 from typing import TYPE_CHECKING
 
 import lazy_loader
 
 __version__ = "0.1.0"
+
+# %% ../nbs/00_tcell_drugseq.ipynb #edd6fe8f
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # %% ../nbs/00_tcell_drugseq.ipynb #d73873d8
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batch",
         "pipeline",
         "cli",
+        "pl",
     ],
     submod_attrs={
         "audit.run": ["audit_screen", "explain_audit"],

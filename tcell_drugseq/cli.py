@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HelpAll', 'app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwrite', 'Grouped', 'with_flags',
-           'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'validate', 'audit', 'report',
-           'batch', 'main']
+           'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'init', 'validate', 'audit',
+           'report', 'batch', 'main']
 
 # %% ../nbs/91_cli.ipynb #14cb4963
 import atexit
@@ -211,8 +211,8 @@ _SIDES = {
 
 
 def _tables(results: Any) -> list[str]:
-    """Lines with the metrics and the compounds farthest from the control."""
-    table, lines = results.uns["metrics"], []
+    """Lines with the metrics and the compounds farthest from the control; hits only where they may be claimed."""
+    table, may, lines = results.uns["metrics"], results.uns["verdict"].set_index("claim")["status"], []
     side = next((s for s in _SIDES if s in set(table["split"])), "new")
     kept = table[(table["split"] == side) & table["metric"].isin(["R2", "AUROC"])]
     if len(kept):
@@ -221,11 +221,16 @@ def _tables(results: Any) -> list[str]:
     if "compounds" in results.uns:
         ranked = results.uns["compounds"]
         control = ranked["compound"].isin(set(results.obs["compound"][results.obs["is_control"]].astype(str)))
-        columns = [c for c in ("rank", "compound", "wells", "distance", "q", "hit", "direction") if c in ranked]
+        called = may["hits"] != "no claim"
+        wanted = ("rank", "compound", "wells", "distance", "q", *["hit", "direction"] * called)
+        columns = [c for c in wanted if c in ranked]
         columns += ["dist_relative"] * ("distance" not in ranked)
         top = ranked.loc[~control, columns].head(5)
         lines += ["", "farthest from the control wells (typical distance 1)", top.round(3).to_string(index=False)]
     return lines
+
+
+_FIRST_READ = {"hits.csv": "hits", "compound_ranking.csv": "compounds", "metrics.csv": "metrics"}
 
 
 def _summary(results: Any, out_dir: str) -> str:
@@ -235,7 +240,9 @@ def _summary(results: Any, out_dir: str) -> str:
     from tcell_drugseq.evidence.verdict import summarise
 
     reasons = [f"{r.claim}: {r.because}" for r in results.uns["verdict"].itertuples()]
-    return "\n".join([*lines, *_tables(results), "", summarise(results.uns["verdict"]), "", *reasons])
+    first = next(file for file, key in _FIRST_READ.items() if key in results.uns)
+    read = f"{Path(out_dir) / first}; each column is explained in {Path(out_dir) / 'data_dictionary.csv'}"
+    return "\n".join([*lines, *_tables(results), "", *reasons, "", summarise(results.uns["verdict"]), read])
 
 
 def _say_results(results: Any, out_dir: str) -> None:
@@ -317,6 +324,16 @@ def screen(
     typer.echo("\n".join([*lines, findings["meaning"].iloc[-1]]))
     typer.echo(f"{made.n_obs} wells x {made.n_vars} genes -> {out}")
 
+# %% ../nbs/91_cli.ipynb #2ae4af4c
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="folder with a CSV bundle, or an .h5ad file")],
+) -> None:
+    """Print a commented parameter file for a screen: what was found in it, and every setting (... > mine.yaml)."""
+    from tcell_drugseq.batch.starting import parameter_file
+
+    typer.echo(parameter_file(data), nl=False)
+
 # %% ../nbs/91_cli.ipynb #805b57c0
 @app.command(cls=Grouped)
 @with_flags(ScreenConfig, "orientation unit barcodes matrix symbols")
@@ -372,6 +389,17 @@ def audit(config: ConfigFile = None, **flags: Any) -> None:
         raise typer.Exit(AUDIT_FAILED)
 
 # %% ../nbs/91_cli.ipynb #0e73fb56
+def _verdict_of(report: Path) -> str:
+    """The verdict of a report in one paragraph; empty where it has none."""
+    import pandas as pd
+
+    from tcell_drugseq.base.files import read_json_if_any
+    from tcell_drugseq.evidence.verdict import summarise
+
+    verdict = read_json_if_any(report / "metrics.json").get("verdict")
+    return summarise(pd.DataFrame(verdict)) if verdict else ""
+
+
 ReportsDir = Annotated[Path, typer.Option("--reports_dir", help="folder of all reports")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace reports that exist")]
 
@@ -391,7 +419,7 @@ def report(
 
     try:
         folder = run_report(params.stem, beside(params, read_yaml(params)), reports_dir, notebook, overwrite)
-        typer.echo(folder / "report.html")
+        typer.echo("\n".join(filter(None, [_verdict_of(folder), str(folder / "report.html")])))
     except ReportError as e:
         kept = reports_dir / f"{params.stem}.failed" / "results"
         whole = f"; its training was finished: {kept}" if kept.exists() else ""
@@ -423,8 +451,9 @@ def batch(
     ] = None,
 ) -> None:
     """Run sets of experiments, each in its own process, and compare them; exit code 1 if one fails."""
+    from tcell_drugseq.base.progress import Terminal
     from tcell_drugseq.batch.executors import default_threads, open_executor
-    from tcell_drugseq.batch.run import Outcome, Terminal, batch_lock, plan_batch, run_batch
+    from tcell_drugseq.batch.run import Outcome, batch_lock, plan_batch, run_batch
     from tcell_drugseq.batch.sets import read_sets, set_table
     from tcell_drugseq.report.index import write_index
 
@@ -454,6 +483,8 @@ def batch(
         except (NoSpaceError, OSError) as e:
             outcomes.append(Outcome("index.html", "failed", f"can't be written: {e}"))
     failed = [o for o in outcomes if o.status == "failed"]
+    said = {o.name: _verdict_of(reports / o.name) for o in outcomes if o.status != "failed"}
+    typer.echo("\n".join([f"{name}: {verdict}" for name, verdict in said.items() if verdict]))
     typer.echo(f"{reports_dir / 'index.html'}: {len(outcomes) - len(failed)} of {len(outcomes)} experiments are done")
     if failed:
         typer.echo("\n".join([f"{len(failed)} failed:", *(f"  {o.name}: {o.said}" for o in failed)]), err=True)
@@ -474,8 +505,6 @@ def main() -> None:
     """Entry point of `tcell-drugseq`: prints one line for bad input and exits with 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("tcell_drugseq").setLevel(logging.INFO)
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read when PyTorch is imported, here and in kernels
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
         atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)

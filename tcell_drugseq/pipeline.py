@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,8 +20,8 @@ import pandas as pd
 
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
-from .base.progress import note_progress
-from .base.settings import InputError
+from .base.progress import PLACE, note_progress, steps, told
+from .base.settings import InputError, leaves, with_leaves
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,14 +47,22 @@ def _reason(error: BaseException) -> str:
 class Stages:
     """Wall time of each stage of a run in seconds, and a note for each that failed after the training."""
 
+    expected: dict[str, float] = field(default_factory=dict)  # stage -> weight, to tell how much of the run is done
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     results: AnnData | None = None  # takes the notes too, as uns["stage_notes"]
 
+    def begin(self, name: str) -> None:
+        """Note that a stage begins, and which share of the run lies behind it."""
+        whole = sum(self.expected.values()) or 1
+        done = sum(weight for stage, weight in self.expected.items() if stage in self.seconds) / whole
+        share = self.expected.get(name, 0) / whole
+        note_progress(stage=name, done=done, share=share, step=0, steps=1, epoch=0)
+
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        note_progress(stage=name)
+        self.begin(name)
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
         log.info("%s: %.1f s", name, self.seconds[name])
@@ -116,6 +124,7 @@ def _train_screen(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
+    from tcell_drugseq.latent.figures import add_maps
     from tcell_drugseq.training.crossfit import fit_fold, read_chosen, split_final, with_expression
     from tcell_drugseq.training.fit import fit_model
     from tcell_drugseq.training.store import save_run
@@ -127,9 +136,11 @@ def _train_screen(
     with stages("training"):
         seen = np.isin(split, ["train", "val"])
         final = with_expression(screen, x[1]) if alone and x else read_chosen(screen, seen, cfg)
+        apart = [] if alone else folds
+        note_progress(steps=1 + len(apart))
         fit = fit_model(final, split, cfg.model, cfg.train, work / "progress.pt", name="final model")
         states = {f.number: work / f"progress_fold{f.number}.pt" for f in folds}
-        views = [] if alone else [fit_fold(screen, f, cfg, states[f.number], x.get(f.number)) for f in folds]
+        views = [fit_fold(screen, f, cfg, states[f.number], x.get(f.number)) for f in steps(apart, done=1)]
         save_run(fit, views, work, screen, split, cfg)
     with stages("predictions and importance"):
         if alone:
@@ -139,6 +150,8 @@ def _train_screen(
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     results.uns["audit"] = audit
     stages.results = results
+    with stages.optional("maps"):
+        add_maps(results)
     add_evidence(results, screen, folds, views, cfg, stages.optional)
     add_biology(results, cfg, stages.optional)
     return results
@@ -150,6 +163,7 @@ def _apply_loaded(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
+    from tcell_drugseq.latent.figures import add_maps
     from tcell_drugseq.model.checkpoint import match_genes
     from tcell_drugseq.training.folds import Fold
     from tcell_drugseq.training.store import fingerprint_wells, known_split, load_views
@@ -167,12 +181,69 @@ def _apply_loaded(
         results = apply_folds(views, model, screen, cfg) if views else apply_model(model, screen, split, cfg)
     results.uns["audit"] = audit
     stages.results = results
+    with stages.optional("maps"):
+        add_maps(results)
     folds = [v.fold for v in views] or [Fold(1, split == "train", split == "val", split == "val")]
     whole = set(about.get("split", {})) <= set(fingerprint_wells(x))
     fair = whole and (len(views) > 0 or {"train", "val"} <= set(split))  # otherwise no well is left to evaluate them on
     add_evidence(results, screen, folds if fair else [], views, cfg, stages.optional)
     add_biology(results, cfg, stages.optional)
     return results
+
+# %% ../nbs/90_pipeline.ipynb #04c610a4
+def _is_screen(adata: AnnData) -> bool:
+    """Whether `read_screen` or `build_screen` made it."""
+    return "is_control" in adata.obs and "source" in adata.uns
+
+
+def _take_settings(
+    source: RunConfig | str | Path | AnnData, settings: dict[str, Any]
+) -> tuple[RunConfig, AnnData | None]:
+    """The config that is meant, and the screen where it is in memory; raises `InputError`."""
+    from anndata import AnnData
+
+    if isinstance(source, RunConfig):
+        return with_leaves(source, settings, where="settings"), None
+    if isinstance(source, (str, Path)):
+        return with_leaves(RunConfig(), settings | {"data_dir": str(source)}, where="settings"), None
+    if not isinstance(source, AnnData):
+        found = f"found a {type(source).__name__}, expected a path, an AnnData or a RunConfig"
+        raise InputError(f"run: {found}; settings are named, as epochs=3")
+    settled = sorted(set(settings) & set(leaves(RunConfig().data))) if _is_screen(source) else []
+    if settled:
+        raise InputError(f"{', '.join(settled)}: settled when this screen was read; give it to `read_screen`")
+    return with_leaves(RunConfig(), settings | {"data_dir": "in memory"}, where="settings"), source
+
+# %% ../nbs/90_pipeline.ipynb #3728f9e8
+_WEIGHTS = {
+    "reading": 1,
+    "audits": 20,
+    "training": 70,
+    "predictions and importance": 3,
+    "maps": 3,
+    "quality of the wells": 8,
+    "baselines": 34,
+    "importance checks": 5,
+    "importance by compound": 6,
+    "pathways of the compounds": 6,
+    "changed genes": 9,
+    "files": 2,
+    "pages": 20,
+}
+
+
+def _expected(cfg: RunConfig) -> dict[str, float]:
+    """The weights of the stages that a run has."""
+    left_out = {
+        "training": cfg.skip_train,
+        "baselines": not cfg.compare.baselines,
+        "importance checks": not cfg.importance.check_importance,
+        "importance by compound": not cfg.importance.check_importance,
+        "pathways of the compounds": not cfg.biology.biology,
+        "changed genes": not cfg.biology.biology,
+        "pages": PLACE not in os.environ,  # only a report has them
+    }
+    return {stage: weight for stage, weight in _WEIGHTS.items() if not left_out.get(stage, False)}
 
 # %% ../nbs/90_pipeline.ipynb #a3f700b7
 def _describe_run(
@@ -222,13 +293,22 @@ def _finish(
 
 # %% ../nbs/90_pipeline.ipynb #9908fb70
 def run(
-    cfg: RunConfig = RunConfig(),
-) -> AnnData:  # the screen with all results, which are also written to cfg.out_dir
+    source: RunConfig | str | Path | AnnData = RunConfig(),  # all settings; or the screen, as `read_screen` takes it
+    **settings: Any,  # of `RunConfig` by name, as `epochs=3, out_dir="first"`
+) -> AnnData:  # the screen with all results, which are also written to out_dir
     """Read, train (or load with `skip_train`), predict, rank, explain, and write all files at once.
 
     Raises `InputError` for unusable input, and `NoSpaceError` for a full disk, before anything is in `out_dir`.
     Whatever fails after the training is left out, with a note in `uns["stage_notes"]`.
     """
+    cfg, screen = _take_settings(source, settings)
+    note_progress(began=time.time())
+    with nullcontext() if PLACE in os.environ else told(log.info):  # else whoever set it tells
+        return _run(cfg, screen)
+
+
+def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
+    """Run on a screen that is read, or that `cfg.data` names."""
     import torch
 
     from tcell_drugseq.base.folders import staged_folder
@@ -237,36 +317,39 @@ def run(
     from tcell_drugseq.report.exports import check_out_dir
     from tcell_drugseq.training.store import load_for
 
-    stages = Stages()
+    stages = Stages(_expected(cfg))
     if cfg.train.num_threads:
         torch.set_num_threads(cfg.train.num_threads)
     place = os.path.expanduser(cfg.model_path or Path(cfg.out_dir) / "model.pt")
     model_path = Path(place) if cfg.skip_train else None
     out = check_out_dir(cfg.out_dir, cfg.overwrite, own_model=model_path)
-    if out == absolute(cfg.data.data_dir):
+    if screen is None and out == absolute(cfg.data.data_dir):
         raise InputError(f"out_dir: found {cfg.out_dir!r}, which is the data_dir; expected a folder of its own")
     model, about = load_for(model_path, cfg) if model_path else (None, {})
     with stages("reading"):
-        screen = read_screen(cfg.data, need_targets=model is None)
+        if screen is None or not _is_screen(screen):
+            screen = read_screen(cfg.data if screen is None else screen, model is None, **leaves(cfg.data))
     if model is None or model_path is None:
         plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:
             results = _train_screen(screen, plan, cfg, work, stages)
             _finish(results, cfg, stages, work)
-        note_progress(stage="pages")
+        stages.begin("pages")
         return results
     results = _apply_loaded(model, about, model_path, screen, cfg, stages)
     own = model_path.resolve().parent == out
     with staged_folder(out, owned_files(training=not own)) as work:
         _finish(results, cfg, stages, work, trained=about.get("settings", {}))
-    note_progress(stage="pages")
+    stages.begin("pages")
     return results
 
 # %% ../nbs/90_pipeline.ipynb #9d3b7e41
 def predict(
-    cfg: RunConfig,  # model_path, data and out_dir; all else as for a run
-) -> AnnData:  # the new wells with what the model says of them; also on disk in cfg.out_dir
-    """Apply the model at `cfg.model_path` to new wells; raises `InputError` where none is named, or as `run` does."""
-    if not cfg.model_path:
-        raise InputError("predict: --model_path is missing, expected the model to apply")
-    return run(replace(cfg, skip_train=True))
+    source: RunConfig | str | Path | AnnData = RunConfig(),  # all settings; or new wells, as `read_screen` takes them
+    **settings: Any,  # of `RunConfig` by name; `model_path` is needed
+) -> AnnData:  # the new wells with what the model says of them; also on disk in out_dir
+    """Apply the model at `model_path` to new wells; raises `InputError` where none is named, or as `run` does."""
+    named = settings.get("model_path") or (isinstance(source, RunConfig) and source.model_path)
+    if not named:
+        raise InputError("predict: model_path is missing, expected the model to apply")
+    return run(source, **settings | {"skip_train": True})

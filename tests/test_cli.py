@@ -113,9 +113,20 @@ def test_every_exported_figure_is_out_of_fold(trained):
     assert set(treated["fold"]) == {1, 2} and treated.groupby("metabolite")["fold"].nunique().max() == 1
 
 
+def test_a_parameter_file_to_start_from_is_one_that_works(screen, fork, tmp_path):
+    made, mine = fork("init", screen), tmp_path / "mine.yaml"
+    mine.write_text(made.stdout)
+    tried = fork("validate", "--config", mine)
+    assert (made.returncode, tried.returncode) == (0, 0), made.stderr + tried.stderr
+    understood = tried.stdout.splitlines()[:-1]
+    assert understood and understood == [line[2:] for line in made.stdout.splitlines()[1 : 1 + len(understood)]]
+
+
 def test_the_verdict_is_printed_last_and_kept_for_machines(ran, trained):
     claims = ["prediction", "ranking", "hits", "gene importance"]
-    assert [line.split(":")[0] for line in ran.stdout.strip().splitlines()[-4:]] == claims
+    *_, verdict, file = lines = ran.stdout.strip().splitlines()
+    assert [line.split(":")[0] for line in lines[-7:-3]] == claims
+    assert verdict.count(" claim") and file.startswith(str(trained / "hits.csv")), (verdict, file)
     found = json.loads((trained / "metrics.json").read_text())
     assert [row["claim"] for row in found["verdict"]] == claims
     assert {row["status"] for row in found["verdict"]} <= {"claim", "limited", "no claim"}

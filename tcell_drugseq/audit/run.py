@@ -14,6 +14,7 @@ import pandas as pd
 from . import design, layout, mixups, names, rows, targets
 from ..base.defaults import RunConfig
 from ..base.findings import AUDITS, Audit, findings_table
+from ..base.progress import steps
 from ..base.settings import InputError
 from ..base.tables import write_csv
 
@@ -42,7 +43,7 @@ def audit_screen(
     cfg: RunConfig = RunConfig(),  # what the screen is to be used for: folds, hits, plate correction
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `all_audits`
     """Run all audits on a screen."""
-    found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in all_audits()]
+    found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in steps(all_audits())]
     return findings_table([finding for part in found for finding in part])
 
 # %% ../../nbs/07_audit/07_run.ipynb #f36c03e2

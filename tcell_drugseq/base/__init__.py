@@ -81,9 +81,15 @@ if TYPE_CHECKING:
     from tcell_drugseq.base.hdf5 import read_hdf5 as read_hdf5
     from tcell_drugseq.base.progress import (
         PLACE as PLACE,
+        Renew as Renew,
+        Teller as Teller,
+        Terminal as Terminal,
         describe_progress as describe_progress,
+        is_watched as is_watched,
         note_progress as note_progress,
         read_progress as read_progress,
+        steps as steps,
+        told as told,
     )
     from tcell_drugseq.base.results import (
         OUTPUTS as OUTPUTS,
@@ -135,6 +141,7 @@ if TYPE_CHECKING:
         without_apostrophe as without_apostrophe,
         write_csv as write_csv,
     )
+    from tcell_drugseq.base.threads import threads_kept as threads_kept
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -150,6 +157,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "style",
         "results",
         "hdf5",
+        "threads",
         "fields",
     ],
     submod_attrs={
@@ -209,7 +217,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "hdf5": ["read_hdf5"],
-        "progress": ["PLACE", "describe_progress", "note_progress", "read_progress"],
+        "progress": [
+            "PLACE",
+            "Renew",
+            "Teller",
+            "Terminal",
+            "describe_progress",
+            "is_watched",
+            "note_progress",
+            "read_progress",
+            "steps",
+            "told",
+        ],
         "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],
         "style": [
@@ -248,5 +267,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "without_apostrophe",
             "write_csv",
         ],
+        "threads": ["threads_kept"],
     },
 )

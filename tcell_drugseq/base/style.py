@@ -63,6 +63,20 @@ def styled(plot: Callable[_P, _R]) -> Callable[_P, _R]:
     return draw
 
 # %% ../../nbs/00_base/09_style.ipynb #e14c1b91
+@functools.cache
+def _shown_figure() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        """A figure that Jupyter shows where it is the last value of a cell, without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            self.savefig(file := io.BytesIO(), dpi=80, metadata={"Software": None})
+            return file.getvalue()
+
+    return Shown
+
+
 def new_figure(
     n: int = 1,  # panels
     ncols: int = 1,  # panels beside each other
@@ -71,10 +85,9 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the page, and its panels."""
     import seaborn as sns
-    from matplotlib.figure import Figure
 
     nrows = -(-n // ncols)
-    fig = Figure(figsize=(9.4, nrows * height), layout="constrained")
+    fig = _shown_figure()(figsize=(9.4, nrows * height), layout="constrained")
     axes = list(fig.subplots(nrows, ncols, squeeze=False, **kwargs).flat)
     for ax in axes[n:]:
         ax.remove()

@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from tcell_drugseq.batch.finished import find_experiments as find_experiments, read_experiments as read_experiments
     from tcell_drugseq.batch.run import (
         Outcome as Outcome,
-        Terminal as Terminal,
         batch_lock as batch_lock,
         plan_batch as plan_batch,
         run_batch as run_batch,
     )
     from tcell_drugseq.batch.sets import comparisons as comparisons, read_sets as read_sets, set_table as set_table
+    from tcell_drugseq.batch.starting import parameter_file as parameter_file, propose_settings as propose_settings
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["sets", "executors", "run", "finished", "comparison", "figures"],
+    submodules=["sets", "executors", "run", "finished", "comparison", "figures", "starting"],
     submod_attrs={
         "comparison": [
             "agreement_in_words",
@@ -60,7 +60,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "executors": ["default_threads", "open_executor"],
         "figures": ["plot_agreement", "plot_ensemble_ranks", "plot_metrics_beside", "plot_stable_hits"],
         "finished": ["find_experiments", "read_experiments"],
-        "run": ["Outcome", "Terminal", "batch_lock", "plan_batch", "run_batch"],
+        "run": ["Outcome", "batch_lock", "plan_batch", "run_batch"],
         "sets": ["comparisons", "read_sets", "set_table"],
+        "starting": ["parameter_file", "propose_settings"],
     },
 )

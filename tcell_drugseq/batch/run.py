@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,13 +19,11 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from typing import Any
 
 from ..base.files import absolute
 from ..base.folders import locked
-from ..base.progress import describe_progress, read_progress
+from ..base.progress import Renew, Teller, read_progress
 from ..base.settings import InputError
 from .sets import Experiment
 from ..report.done import why_not_done
@@ -42,8 +39,7 @@ from ..report.notebooks import remove_sockets
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Renew', 'answer_stdin', 'stop_running', 'Outcome', 'run_one', 'batch_lock', 'plan_batch', 'Terminal', 'Watch',
-           'run_batch']
+__all__ = ['log', 'answer_stdin', 'stop_running', 'Outcome', 'run_one', 'batch_lock', 'plan_batch', 'Watch', 'run_batch']
 
 # %% ../../nbs/11_batch/03_run.ipynb #1184b8b2
 def _die_with_the_asker() -> None:
@@ -203,81 +199,32 @@ def plan_batch(
             check_replaceable(reports / e.name, overwrite, reason)
     return plan
 
-# %% ../../nbs/11_batch/03_run.ipynb #0fb0e920
-Renew = Callable[[str, str], None]  # takes a name and the line that replaces its last one; empty: remove the line
-
-
-class Terminal:
-    """Lines on a terminal: `say` adds one above those that `renew` replaces."""
-
-    def __init__(self, stream: TextIO):
-        self.stream, self.bars = stream, {}
-
-    def say(self, line: str) -> None:
-        tqdm.write(line, file=self.stream)
-
-    def renew(self, name: str, line: str) -> None:
-        if line and name not in self.bars:
-            self.bars[name] = tqdm(desc=line, bar_format="{desc}", leave=False, dynamic_ncols=True, file=self.stream)
-        elif line:
-            self.bars[name].set_description_str(line)
-        elif name in self.bars:
-            self.bars.pop(name).close()
-
 # %% ../../nbs/11_batch/03_run.ipynb #62fa8ccd
-_EVERY = 15.0  # seconds between two lines of an experiment in the same stage
-
-
 class Watch:
     """Report the progress of each experiment and how it ended."""
 
     def __init__(self, reports: Path, total: int, say: Callable[[str], None], renew: Renew | None = None):
-        self.reports, self.total, self.say, self.renew = reports, total, say, renew
-        self.since: dict[str, float] = {}  # when an experiment was first seen running
-        self.last: dict[str, tuple[str, float]] = {}
-        self.took: list[float] = []
+        self.reports, self.total, self.teller = reports, total, Teller(say, renew)
         self.ended = 0
 
     def look(self, names: Sequence[str]) -> None:
         """Report the progress of the experiments that have not ended."""
         for name in names:
-            if not (found := read_progress(self.reports / f".{name}.partial" / "progress.json")):
-                continue
-            now = time.monotonic()
-            began = self.since.setdefault(name, now)
-            kind, (before, when) = f"{found.get('stage')} {found.get('training')}", self.last.get(name, ("", 0.0))
-            line = f"{name}: {describe_progress(found)}{self._left(now - began)}"
-            if self.renew:
-                self._show(self.renew, name, line)
-            elif kind != before or now - when >= _EVERY:
-                self.last[name] = kind, now
-                self._show(self.say, line)
-
-    def _show(self, how: Callable[..., None], *what: str) -> None:
-        with suppress(OSError):  # a full or closed log is no reason to stop the experiments
-            how(*what)
-
-    def _left(self, elapsed: float) -> str:
-        """Time left, estimated from finished experiments."""
-        if not self.took:
-            return ""
-        return f", about {max(statistics.median(self.took) - elapsed, 1):.0f} s left"
+            if found := read_progress(self.reports / f".{name}.partial" / "progress.json"):
+                self.teller.look(name, found)
 
     def end(self, outcome: Outcome) -> None:
         """Report how an experiment ended."""
         self.ended += 1
         self.stop([outcome.name])
-        if outcome.status == "done":
-            self.took.append(outcome.seconds)
         words = {"done": f"{outcome.said}/report.html, {outcome.seconds:.0f} s", "skipped": "done before"}
         said = words.get(outcome.status, f"failed: {outcome.said}")
-        self._show(self.say, f"[{self.ended}/{self.total}] {outcome.name}: {said}")
+        self.teller.show(self.teller.say, f"[{self.ended}/{self.total}] {outcome.name}: {said}")
 
     def stop(self, names: Sequence[str]) -> None:
         """Remove the progress lines of experiments."""
         for name in names:
-            if self.renew:
-                self._show(self.renew, name, "")
+            self.teller.stop(name)
 
 # %% ../../nbs/11_batch/03_run.ipynb #43bb972b
 def _outcome(name: str, future: Future) -> Outcome:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.biology.dose import dose_response as dose_response, fit_curve as fit_curve
     from tcell_drugseq.biology.enrichment import (
+        compound_signatures as compound_signatures,
         enrich as enrich,
         enrich_hits as enrich_hits,
         enrich_importance as enrich_importance,
@@ -43,7 +44,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "differential": ["beside_model", "differential_expression"],
         "dose": ["dose_response", "fit_curve"],
-        "enrichment": ["enrich", "enrich_hits", "enrich_importance"],
+        "enrichment": ["compound_signatures", "enrich", "enrich_hits", "enrich_importance"],
         "figures": ["plot_doses", "plot_enrichment", "plot_hit_enrichment", "plot_signatures", "plot_volcano"],
         "gather": ["add_biology", "groups_of", "looked_into", "sets_for"],
         "signatures": ["cluster_signatures"],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
+from ..base.progress import steps
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..data.matrix import rank_r, to_dense
@@ -113,7 +114,7 @@ def differential_expression(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit = _fit(_counts(wells), condition, blocks)
-        for compound in compounds:
+        for compound in steps(compounds):
             stats = DeseqStats(fit, contrast=["condition", code[compound], "control"], n_cpus=1, quiet=True)
             stats.summary()
             part = stats.results_df.set_axis(wells.var_names).rename_axis("gene").reset_index()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         signature_place as signature_place,
     )
     from tcell_drugseq.counts.joining import add_barcodes as add_barcodes, join_wells as join_wells
+    from tcell_drugseq.counts.map_tables import role_of as role_of
     from tcell_drugseq.counts.matrices import read_counts as read_counts
     from tcell_drugseq.counts.normalise import normalise_counts as normalise_counts
     from tcell_drugseq.counts.plate_map import read_plate_map as read_plate_map
@@ -68,6 +69,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "build": ["build_screen", "check_screen_dir", "describe_counts", "write_screen"],
         "figures": ["plot_qc", "plot_qc_plates", "plot_replicates"],
         "gene_sets": ["GeneSet", "known_gene_sets", "read_gmt", "signature_place"],
+        "map_tables": ["role_of"],
         "matrices": ["read_counts"],
         "normalise": ["normalise_counts"],
         "joining": ["add_barcodes", "join_wells"],

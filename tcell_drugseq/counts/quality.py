@@ -16,6 +16,7 @@ import pandas as pd
 from ..base.defaults import ScreenConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..base.threads import threads_kept
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,6 +48,7 @@ MEASURES = {
 }
 
 
+@threads_kept()
 def measure_wells(
     counts: AnnData,  # wells x genes, raw counts; genes by symbol
 ) -> pd.DataFrame:  # by well: umis, detected; mito_share, ribo_share, top50_share (NaN: unknown), maybe spike_share

@@ -16,6 +16,7 @@ import pandas as pd
 from ..base.defaults import ScreenConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..base.threads import threads_kept
 from .checks import check_counts
 from .gene_sets import measured, signature
 from .normalise import log_normalise
@@ -48,6 +49,7 @@ def _own_draws() -> Iterator[None]:
         np.random.set_state(state)
 
 
+@threads_kept()
 def t_score(
     x: AnnData,  # X log-normalised, all genes measured
     name: str = "T_CELL_ACTIVATION",  # a shipped gene set, or FILE.gmt:NAME
@@ -92,6 +94,7 @@ def _components(x: AnnData, n_genes: int = 2_000, n_comps: int = 30) -> AnnData:
     return y
 
 
+@threads_kept()
 def well_graph(
     x: AnnData,  # X log-normalised
     linked: bool = False,  # double the neighbours until the graph is in one piece
@@ -154,6 +157,7 @@ def _medoid(points: np.ndarray, among: np.ndarray) -> int:
     return int(at[cdist(points[at], points[at]).sum(axis=1).argmin()])
 
 
+@threads_kept()
 def pseudotime(
     x: AnnData,  # X log-normalised
     root: np.ndarray,  # (wells,) bool: the wells whose medoid is the beginning

@@ -12,6 +12,7 @@ import lazy_loader
 
 # %% ../../nbs/01_data/00_overview.ipynb #8b8c255e
 if TYPE_CHECKING:
+    from tcell_drugseq.data.drafts import draft_bundle as draft_bundle
     from tcell_drugseq.data.examples import example_results as example_results
     from tcell_drugseq.data.figures import plot_plates as plot_plates
     from tcell_drugseq.data.matrix import (
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         LARGEST_COUNT as LARGEST_COUNT,
         NO_DEPTH as NO_DEPTH,
         Z_NAMES as Z_NAMES,
+        are_counts as are_counts,
         rank_r as rank_r,
         settle as settle,
         target_table as target_table,
@@ -56,6 +58,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["wells", "matrix", "drafts", "reading", "simulate", "examples", "figures"],
     submod_attrs={
+        "drafts": ["draft_bundle"],
         "examples": ["example_results"],
         "figures": ["plot_plates"],
         "matrix": [
@@ -63,6 +66,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "LARGEST_COUNT",
             "NO_DEPTH",
             "Z_NAMES",
+            "are_counts",
             "rank_r",
             "settle",
             "target_table",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FILES', 'SIMULATED', 'MADE', 'Draft', 'name_scores', 'draft_bundle', 'as_texts', 'draft_h5ad']
+__all__ = ['log', 'FILES', 'SIMULATED', 'MADE', 'Draft', 'name_scores', 'draft_bundle', 'as_texts', 'draft_anndata', 'draft_h5ad']
 
 # %% ../../nbs/01_data/03_drafts.ipynb #ed0434b8
 @dataclass
@@ -416,6 +416,49 @@ MADE = (
 )  # entries of uns that `tcell-drugseq screen` leaves
 
 
+def draft_anndata(
+    adata: AnnData,
+    cfg: DataConfig,  # which column plays which part
+    need_targets: bool,  # False: only X is needed
+    problems: Problems,  # takes what is wrong
+    name: str = "AnnData",  # what it is called in messages
+) -> Draft:  # what could be read
+    """Read the parts of an AnnData, which stays as it is."""
+
+    def place(part: str, i: int | None = None) -> tuple[str, str]:
+        column = getattr(cfg, part, "")
+        part_name = f"obs column {column!r}" if column else {"gene": "var_names", "well": "obs_names"}.get(part, part)
+        number = "" if i is None else f", number {i + 1}" if part in ("gene", "well") else f", well {wells[i]!r}"
+        return name, part_name + number
+
+    draft, wells = Draft(place), []
+    obs = _Obs(name, cast(pd.DataFrame, adata.obs), need_targets, problems)
+    ids = obs.get(cfg.well, "well")
+    draft.genes, draft.wells = as_texts(adata.var_names), as_texts(adata.obs_names if ids is None else ids)
+    wells.extend(draft.wells)
+    draft.x = _read_matrix(adata, cfg.layer, name, problems)
+    before = len(problems)
+    draft.scores, label = _read_scores(adata, cfg, obs), _read_label(cfg, obs)
+    if need_targets and label is None and draft.scores is None and len(problems) == before:
+        problems.add(name, "obs", "neither a label nor a score", "one at least (settings `label` and `scores`)")
+    compound = obs.get(cfg.compound, "compound", required=need_targets)
+    columns = {"compound": None if compound is None else as_texts(compound), "label": label}
+    if compound is None and not need_targets:
+        columns["compound"] = ["unknown"] * len(draft.wells)
+    columns |= {part: _read_role(part, cfg, obs) for part in ("plate", "batch", "cluster", "activation_old", "dose")}
+    draft.columns = {part: values for part, values in columns.items() if values is not None}
+    draft.kept = _kept(obs.frame, name)
+    if "counts" in adata.layers:
+        draft.counts = _read_matrix(adata, "counts", name, problems, are_counts, _COUNTS)
+    draft.made = {made: adata.uns[made] for made in MADE if made in adata.uns}
+    source = adata.uns.get("source")
+    draft.source = {
+        "format": "h5ad",
+        "simulated": isinstance(source, Mapping) and bool(np.any(source.get("simulated", False))),
+    }
+    return draft
+
+
 def draft_h5ad(
     path: Path,  # an .h5ad file
     cfg: DataConfig,  # which column plays which part
@@ -425,37 +468,7 @@ def draft_h5ad(
     """Read the parts of an `.h5ad` file."""
     from anndata import read_h5ad
 
-    def place(part: str, i: int | None = None) -> tuple[str, str]:
-        column = getattr(cfg, part, "")
-        name = f"obs column {column!r}" if column else {"gene": "var_names", "well": "obs_names"}.get(part, part)
-        number = "" if i is None else f", number {i + 1}" if part in ("gene", "well") else f", well {wells[i]!r}"
-        return path.name, name + number
-
-    draft, wells = Draft(place), []
-    if (adata := read_hdf5(path, "AnnData", read_h5ad, problems)) is None:
-        return draft
-    obs = _Obs(path.name, cast(pd.DataFrame, adata.obs), need_targets, problems)
-    ids = obs.get(cfg.well, "well")
-    draft.genes, draft.wells = as_texts(adata.var_names), as_texts(adata.obs_names if ids is None else ids)
-    wells.extend(draft.wells)
-    draft.x = _read_matrix(adata, cfg.layer, path.name, problems)
-    before = len(problems)
-    draft.scores, label = _read_scores(adata, cfg, obs), _read_label(cfg, obs)
-    if need_targets and label is None and draft.scores is None and len(problems) == before:
-        problems.add(path.name, "obs", "neither a label nor a score", "one at least (settings `label` and `scores`)")
-    compound = obs.get(cfg.compound, "compound", required=need_targets)
-    columns = {"compound": None if compound is None else as_texts(compound), "label": label}
-    if compound is None and not need_targets:
-        columns["compound"] = ["unknown"] * len(draft.wells)
-    columns |= {part: _read_role(part, cfg, obs) for part in ("plate", "batch", "cluster", "activation_old", "dose")}
-    draft.columns = {part: values for part, values in columns.items() if values is not None}
-    draft.kept = _kept(obs.frame, path.name)
-    if "counts" in adata.layers:
-        draft.counts = _read_matrix(adata, "counts", path.name, problems, are_counts, _COUNTS)
-    draft.made = {name: adata.uns[name] for name in MADE if name in adata.uns}
-    source = adata.uns.get("source")
-    draft.source = {
-        "format": "h5ad",
-        "simulated": isinstance(source, Mapping) and bool(np.any(source.get("simulated", False))),
-    }
-    return draft
+    adata = read_hdf5(path, "AnnData", read_h5ad, problems)
+    if adata is None:
+        return Draft(lambda part, i=None: (path.name, part))
+    return draft_anndata(adata, cfg, need_targets, problems, path.name)

@@ -22,9 +22,9 @@ import pandas as pd
 from ..base.defaults import DataConfig
 from ..base.fields import SAVED_INDEX
 from ..base.files import check_regular, write_yaml
-from ..base.settings import InputError
+from ..base.settings import InputError, with_leaves
 from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, truth_of, write_csv
-from .drafts import FILES, SIMULATED, Draft, as_texts, draft_bundle, draft_h5ad
+from .drafts import FILES, SIMULATED, Draft, as_texts, draft_anndata, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from tcell_drugseq.data.wells import (
     NO_POSITION,
@@ -320,8 +320,8 @@ def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
     return screen
 
 # %% ../../nbs/01_data/04_reading.ipynb #b9ed1731
-def _scan(path: Path, cfg: DataConfig, need_targets: bool, take_apart: Callable, problems: Problems) -> Draft:
-    draft = take_apart(path, cfg, need_targets, problems)
+def _scan(source: Any, cfg: DataConfig, need_targets: bool, take_apart: Callable, problems: Problems) -> Draft:
+    draft = take_apart(source, cfg, need_targets, problems)
     if cfg.rename and "compound" in draft.columns:
         place = draft.place("compound")
         draft.columns["compound"] = rename_compounds(draft.columns["compound"], cfg.rename, place, problems)
@@ -330,11 +330,11 @@ def _scan(path: Path, cfg: DataConfig, need_targets: bool, take_apart: Callable,
     return draft
 
 
-def _read(path: str | Path, cfg: DataConfig, need_targets: bool, take_apart: Callable[..., Draft]) -> AnnData:
+def _read(source: Path | AnnData, cfg: DataConfig, need_targets: bool, take_apart: Callable[..., Draft]) -> AnnData:
     problems = Problems()
-    draft = _scan(Path(path), cfg, need_targets, take_apart, problems)
+    draft = _scan(source, cfg, need_targets, take_apart, problems)
     problems.check()
-    return _assemble(draft, cfg, Path(path).resolve().name)
+    return _assemble(draft, cfg, source.resolve().name if isinstance(source, Path) else "an AnnData in memory")
 
 
 def _format(path: Path, problems: Problems) -> Callable | None:
@@ -359,7 +359,7 @@ def read_bundle(
     need_targets: bool = True,  # False: wells to predict, only expr_mat.csv is needed
 ) -> AnnData:  # the Screen
     """Read a CSV bundle; raises `InputError` that names file, place, what was found and what was expected."""
-    return _read(folder, cfg, need_targets, draft_bundle)
+    return _read(Path(folder), cfg, need_targets, draft_bundle)
 
 # %% ../../nbs/01_data/04_reading.ipynb #aeb47ad5
 def read_h5ad(
@@ -368,19 +368,28 @@ def read_h5ad(
     need_targets: bool = True,  # False: wells to predict, only X is needed
 ) -> AnnData:  # the Screen
     """Read an `.h5ad` file; raises `InputError` that names the place, what was found and what was expected."""
-    return _read(path, cfg, need_targets, draft_h5ad)
+    return _read(Path(path), cfg, need_targets, draft_h5ad)
 
 # %% ../../nbs/01_data/04_reading.ipynb #eecf01f6
 def read_screen(
-    cfg: DataConfig,  # `data_dir` is a folder with the CSV bundle or an .h5ad file
+    source: DataConfig | str | Path | AnnData = DataConfig(),  # a bundle's folder, an .h5ad file, AnnData, or settings
     need_targets: bool = True,  # False: wells to predict
+    **settings: Any,  # of `DataConfig` by name, as `compound="drug", control="vehicle"`
 ) -> AnnData:  # the Screen
-    """Read whatever `cfg.data_dir` is; raises `InputError`."""
-    problems = Problems()
-    take_apart = _format(Path(cfg.data_dir), problems)
+    """Read a screen from wherever it is; raises `InputError`, for a setting that is not known too."""
+    from anndata import AnnData
+
+    cfg = with_leaves(source if isinstance(source, DataConfig) else DataConfig(), settings, where="read_screen")
+    if isinstance(source, AnnData):
+        return _read(source, cfg, need_targets, draft_anndata)
+    if not isinstance(source, (DataConfig, str, Path)):
+        found = f"found a {type(source).__name__}, expected a path, an AnnData or a DataConfig"
+        raise InputError(f"read_screen: {found}; `build_screen` makes a screen of counts and a plate map")
+    path, problems = Path(cfg.data_dir if isinstance(source, DataConfig) else source), Problems()
+    take_apart = _format(path, problems)
     problems.check()
     assert take_apart is not None  # else there was a problem
-    return _read(cfg.data_dir, cfg, need_targets, take_apart)
+    return _read(path, cfg, need_targets, take_apart)
 
 # %% ../../nbs/01_data/04_reading.ipynb #5f121240
 def _spread(sizes: Iterable[int], what: str) -> str:

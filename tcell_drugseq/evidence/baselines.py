@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..base.progress import steps
 from ..data.matrix import LABEL, NO_DEPTH, target_values, well_depth
 from ..data.wells import row_numbers
 from ..training.folds import Fold, well_groups
@@ -394,7 +395,7 @@ def fit_baselines(
     models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
     tables = {m: pd.DataFrame(np.nan, index=targets.index, columns=targets.columns) for m in models}
     with threadpool_limits(1), Parallel(torch.get_num_threads(), prefer="threads") as at_once:
-        for fold in folds:
+        for fold in steps(folds):
             view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
             tasks = [(model, names) for names in _alike(view, targets) for model in models]
             asked = ((model, view, targets[names].to_numpy(float), names == [LABEL]) for model, names in tasks)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         turn_onto as turn_onto,
     )
     from tcell_drugseq.latent.figures import (
+        add_maps as add_maps,
         latent_coordinates as latent_coordinates,
         latent_map as latent_map,
         plot_compounds as plot_compounds,
@@ -60,7 +61,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "score_metabolites",
             "turn_onto",
         ],
-        "figures": ["latent_coordinates", "latent_map", "plot_compounds", "plot_hits", "plot_latent", "plot_layout"],
+        "figures": [
+            "add_maps",
+            "latent_coordinates",
+            "latent_map",
+            "plot_compounds",
+            "plot_hits",
+            "plot_latent",
+            "plot_layout",
+        ],
         "hits": ["compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["compound_p_values", "smallest_p_values"],

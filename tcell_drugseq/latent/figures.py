@@ -28,6 +28,7 @@ from tcell_drugseq.base.style import (
     splits_of,
     styled,
 )
+from ..base.threads import threads_kept
 from ..data.wells import ROWS, plate_shape, row_numbers
 
 if TYPE_CHECKING:
@@ -36,32 +37,45 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['latent_coordinates', 'plot_latent', 'latent_map', 'plot_compounds', 'plot_hits', 'plot_layout']
+__all__ = ['add_maps', 'latent_coordinates', 'plot_latent', 'latent_map', 'plot_compounds', 'plot_hits', 'plot_layout']
 
 # %% ../../nbs/04_latent/06_figures.ipynb #ab5c47f0
-def latent_coordinates(
-    results: AnnData,  # results with `obsm["X_latent"]`
-    method: str = "pca",  # "pca" or "umap"
+@threads_kept()
+def add_maps(
+    results: AnnData,  # with `obsm["X_latent"]`; X_pca and X_umap are added to obsm, where scanpy's plots look for them
     seed: int = 0,  # of UMAP
-) -> pd.DataFrame:  # wells x 2, the columns are named for the axes
-    """Lay the latent vectors out in two dimensions."""
-    z = np.asarray(results.obsm["X_latent"])
-    if method == "pca":
-        u, s, _ = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
-        share = 100 * s**2 / (s**2).sum()
-        names = [f"PC{i + 1} ({share[i]:.0f} % of the variance)" for i in range(2)]
-        return pd.DataFrame(u[:, :2] * s[:2], index=results.obs_names, columns=names)
-    if method == "umap":
-        import scanpy as sc
+) -> None:
+    """Lay the latent vectors out in two dimensions; `uns["pca"]["variance_ratio"]` has the shares of the variance."""
+    import scanpy as sc
 
-        wells, start = AnnData(z), latent_coordinates(results).to_numpy()
-        with sc.settings.verbosity.override(0), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress not found")  # umap-learn looks for a progress bar
-            # a Gaussian kernel of distances; UMAP's own costs 10 s of compilation in each process, and looks the same
-            sc.pp.neighbors(wells, n_neighbors=min(15, len(z) - 1), use_rep="X", method="gauss")
-            sc.tl.umap(wells, init_pos=start, random_state=seed)
-        return pd.DataFrame(wells.obsm["X_umap"], index=results.obs_names, columns=["UMAP 1", "UMAP 2"])
-    raise ValueError(f"method: found {method!r}, expected pca or umap")
+    z = np.asarray(results.obsm["X_latent"])
+    u, s, _ = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
+    wells, start = AnnData(z), u[:, :2] * s[:2]
+    with sc.settings.verbosity.override(0), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # umap-learn looks for a progress bar
+        # a Gaussian kernel of distances; UMAP's own costs 10 s of compilation in each process, and looks the same
+        sc.pp.neighbors(wells, n_neighbors=min(15, len(z) - 1), use_rep="X", method="gauss")
+        sc.tl.umap(wells, init_pos=start, random_state=seed)
+    results.obsm["X_pca"], results.obsm["X_umap"] = start, wells.obsm["X_umap"]
+    results.uns["pca"] = {"variance_ratio": s[:2] ** 2 / (s**2).sum()}
+
+
+def latent_coordinates(
+    results: AnnData,  # of a run
+    method: str = "pca",  # "pca" or "umap"
+) -> pd.DataFrame:  # wells x 2, the columns are named for the axes
+    """The latent vectors in two dimensions: those that are stored, else laid out here."""
+    if method not in ("pca", "umap"):
+        raise ValueError(f"method: found {method!r}, expected pca or umap")
+    if "X_umap" not in results.obsm:
+        bare = AnnData(obs=cast(pd.DataFrame, results.obs)[[]])
+        bare.obsm["X_latent"] = results.obsm["X_latent"]
+        add_maps(bare)
+        results = bare
+    share = 100 * results.uns["pca"]["variance_ratio"]
+    names = [f"PC{i + 1} ({share[i]:.0f} % of the variance)" for i in range(2)]
+    xy = np.asarray(results.obsm[f"X_{method}"])[:, :2]
+    return pd.DataFrame(xy, index=results.obs_names, columns=names if method == "pca" else ["UMAP 1", "UMAP 2"])
 
 # %% ../../nbs/04_latent/06_figures.ipynb #449885de
 def _classes(results: AnnData, top: int = 20) -> pd.Series:

@@ -19,7 +19,7 @@ from typing import Any
 from ..base.defaults import RunConfig, ScreenConfig
 from ..base.files import NoSpaceError, read_json_if_any, write_json, write_yaml
 from ..base.folders import MARK, locked
-from ..base.progress import PLACE
+from ..base.progress import PLACE, read_progress, told
 from ..base.settings import InputError, leaves, with_leaves
 from .done import RECORD, describe_experiment, write_record
 from .index import write_index, write_page, write_thumbnail
@@ -233,14 +233,16 @@ def _make(name: str, checked: Mapping[str, Any], notebook: Path, partial: Path) 
     own = {"name": name, "out_dir": str(partial / "results")}
     own = {k: v for k, v in own.items() if k in read_notebook_parameters(notebook)}
     write_yaml(checked, partial / "params.yaml")
-    os.environ[PLACE] = str((partial / "progress.json").absolute())  # the kernel inherits it
+    noted = partial / "progress.json"
+    os.environ[PLACE] = str(noted.absolute())  # the kernel inherits it
     try:
-        execute_notebook(notebook, {**checked, **own}, partial / "report.ipynb")
+        with told(log.info, lambda: read_progress(noted), name):
+            execute_notebook(notebook, {**checked, **own}, partial / "report.ipynb")
     finally:
         del os.environ[PLACE]
     _check_executed(partial / "report.ipynb")
     render_html(partial / "report.ipynb", partial / "report.html", title=name)
-    (partial / "progress.json").unlink(missing_ok=True)
+    noted.unlink(missing_ok=True)
 
 # %% ../../nbs/10_report/07_experiment.ipynb #8ab19fb5
 def run_report(

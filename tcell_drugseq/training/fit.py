@@ -9,8 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from tqdm import tqdm
 from ..base.defaults import ModelConfig, TrainConfig
 from ..base.digests import package_digest
 from ..base.files import written_whole
-from ..base.progress import note_progress
+from ..base.progress import is_watched, note_progress
 from ..base.settings import InputError, leaves
 from ..model.checkpoint import read_saved
 from ..model.encoders import training_flops
@@ -235,11 +233,6 @@ def check_device(
             f"device: found {cfg.device!r}, which this machine or this PyTorch lacks; expected auto or cpu"
         )
 
-# %% ../../nbs/03_training/07_fit.ipynb #3931b4c1
-def _quiet() -> bool:
-    in_jupyter = "ipykernel" in sys.modules and not os.environ.get("TQDM_DISABLE")
-    return not (in_jupyter or sys.stderr.isatty())
-
 # %% ../../nbs/03_training/07_fit.ipynb #83935289
 _SAVES = 50  # of the state, in a training
 
@@ -273,7 +266,7 @@ def fit_model(
         fit = _resume_or_start(fabric, model, optimizer, progress, key)
         lists, held_out = member_lists(teaches), member_lists(asked)
         here, there = wells.to(fabric.device), held_out.to(fabric.device)
-        quiet = _quiet() or not fabric.is_global_zero
+        quiet = not (is_watched() and fabric.is_global_zero)
         with tqdm(total=n_epochs, initial=len(fit.history), desc=name, unit="epoch", disable=quiet) as bar:
             for epoch in range(len(fit.history), n_epochs):
                 if cfg.patience and epoch - fit.best_epoch >= cfg.patience:
