@@ -304,7 +304,7 @@ def screen(
         ),
     ],
     plate_map: Annotated[
-        Path, typer.Argument(help="plate map, text or workbook: a long table, or grids of 96 or 384 wells")
+        Path, typer.Argument(help="plate map, text or workbook: a long table, or grids of 96 to 1536 wells")
     ],
     out: Annotated[Path, typer.Argument(help="folder for the screen; new or empty")],
     config: ConfigFile = None,
@@ -336,15 +336,24 @@ def init(
 
 # %% ../nbs/91_cli.ipynb #805b57c0
 @app.command(cls=Grouped)
+@with_flags(ScreenConfig, "orientation unit barcodes matrix symbols")
 @with_flags(
     RunConfig, "data latent gi_target correct split folds val_fraction train_controls lambda_reg seed gene_sets"
 )
 def validate(
-    data: Annotated[str | None, typer.Argument(help="the same as --data_dir")] = None,
+    data: Annotated[str | None, typer.Argument(help="the same as --data_dir, or raw counts")] = None,
+    plate_map: Annotated[str | None, typer.Argument(help="plate map of raw counts")] = None,
     config: ConfigFile = None,
     **flags: Any,
 ) -> None:
-    """Say what a screen is taken for, then all its problems and those of the settings; exit code 2 if there are any."""
+    """Say what a screen, or counts and a plate map, are taken for, then what is wrong; exit code 2 if anything is."""
+    if data and plate_map:
+        from_file = with_leaves(ScreenConfig(), read_yaml(config) if config else {}, where=str(config))
+        from tcell_drugseq.counts.build import describe_counts
+
+        said = describe_counts(data, plate_map, with_leaves(from_file, flags, where="command line"))
+        typer.echo("\n".join([*said, f"{data} and {plate_map}: no problems found"]))
+        return
     named = {"data_dir": data} if data else {}
     cfg = with_leaves(RunConfig(), settings(flags | named, config), where="command line")
     from tcell_drugseq.data.reading import find_problems, read_screen

@@ -179,17 +179,23 @@ def _(rng, folder):
     else:
         raw = bytes(raw).replace(b",", b";" if how == "semicolons" else b"\t")
     path.write_bytes(bytes(raw))
-    either = how == "flip" or (how in ("semicolons", "tabs") and path.name not in NUMBERS)
-    single = path.name == "activation_score_old.csv" and how in ("semicolons", "tabs")
-    return Trial(validate(folder), "either" if either or single else "refuse")
+    return Trial(validate(folder), "either" if how in ("flip", "semicolons", "tabs") else "refuse")
 
 
 @kind("bundle: forms that are read")
 def _(rng, folder):
     path = table_of(rng, folder)
     raw = path.read_bytes()
-    how = rng.choice([lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n"), lambda b: b.rstrip(b"\n")])
-    path.write_bytes(how(raw))
+
+    def european(b: bytes) -> bytes:
+        """With semicolons and decimal commas, where there are columns to separate."""
+        header, _, rows = b.partition(b"\n")
+        several = b"," in header and path.name in NUMBERS
+        swapped = header.replace(b",", b";") + b"\n" + rows.replace(b",", b";").replace(b".", b",")
+        return swapped if several else b
+
+    how = [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n"), lambda b: b.rstrip(b"\n"), european]
+    path.write_bytes(rng.choice(how)(raw))
     return Trial(validate(folder), "answer")
 
 

@@ -362,6 +362,22 @@ def test_killed_training_goes_on_to_the_same_bits(fork, screen, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["calm", "killed"]
 
 
+def test_validate_says_what_counts_and_a_map_are_taken_for(fork, tmp_path):
+    wells = [f"{row}{column:02d}" for row in "ABCD" for column in range(1, 7)]
+    counts = {well: [10 + i, 3, i % 5] for i, well in enumerate(wells)}
+    names = [f"β {i % 6}" if i % 4 else "DMSO" for i in range(24)]
+    pd.DataFrame(counts, index=["IL2", "GAPDH", "MT-CO1"]).to_csv(tmp_path / "counts.csv")
+    pd.DataFrame({"well": wells, "compound": names}).to_csv(tmp_path / "map.csv", index=False)
+    done = fork("validate", tmp_path / "counts.csv", tmp_path / "map.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wells: 24, 'A01' is A1\nplates: not known\ncontrol: 'DMSO', 6 wells\ncompounds: 6")
+    assert "counts.csv: read as CSV, genes by wells" in done.stdout and "no problems found" in done.stdout
+    done = fork("validate", tmp_path / "counts.csv", tmp_path / "map.csv", "--control", "water")
+    assert done.returncode == 2 and "map.csv: compound: found no well of 'water'" in done.stderr
+    done = fork("validate", tmp_path / "counts.csv", tmp_path / "map.csv", "--folds", "3")
+    assert done.returncode == 2 and "unknown setting 'folds'" in done.stderr
+
+
 def test_validate_says_everything_at_once(fork, screen, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(screen, broken)

@@ -16,7 +16,7 @@ from .layout import what_lacks
 from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..base.settings import InputError
-from ..base.tables import quote_some, several_spellings
+from ..base.tables import kept_names, quote_some, several_spellings
 from ..latent.nulls import smallest_p_values
 from ..training.folds import number_folds, trains_on_controls
 
@@ -69,12 +69,14 @@ def audit_replicates(
 def audit_spellings(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
+    cfg: RunConfig = RunConfig(),  # data: rename, whose `x=x` says that a name like another is its own
 ) -> list[Finding]:  # one
     """How many compounds are spelled in more than one way?"""
     names = screen.obs["compound"].astype(str)[~screen.obs["is_control"].to_numpy(bool)]
     if names.empty:
         return [not_testable("spellings", "compounds", "no treated well")]
-    spelled = several_spellings(names)
+    kept = kept_names(cfg.data.rename)
+    spelled = several_spellings(name for name in names if name not in kept)
     said = "; ".join(quote_some(same) for same in spelled[:3]) + "; ..." * (len(spelled) > 3)
     said += ": one compound each? Replicates under another name are not counted" if spelled else "each has one spelling"
     return [Finding("spellings", "compounds", float(len(spelled)), 0.0, "warn" if spelled else "pass", said)]

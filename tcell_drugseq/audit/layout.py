@@ -15,6 +15,7 @@ from .targets import MIN_COMPOUNDS, MIN_WELLS
 from ..base.defaults import HitConfig, RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import NO_DEPTH, settle, target_table, to_dense, varies, well_depth
+from ..data.wells import ROWS, row_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,8 +37,8 @@ def well_places(
     if {"row", "column"} <= set(obs):
         row = pd.factorize(obs["row"].astype(str).to_numpy(), sort=True)[0]
         column = pd.to_numeric(obs["column"]).to_numpy(float)
-        if (obs["row"].astype(str).str.fullmatch("[A-Z]")).all():
-            row = obs["row"].astype(str).map(ord).to_numpy() - ord("A")
+        if obs["row"].astype(str).isin(ROWS).all():
+            row = row_numbers(obs["row"])
         sides = [row - row.min(), row.max() - row, column - column.min(), column.max() - column]
         places["row"], places["column"], places["edge"] = row.astype(float), column, np.min(sides, axis=0)
     for name in ("plate", "batch"):

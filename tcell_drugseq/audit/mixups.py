@@ -14,6 +14,7 @@ import pandas as pd
 from .layout import N_AXES, expression_pcs, shrink_wells, well_places, what_lacks
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..data.matrix import target_table, to_dense
+from ..data.wells import plate_shape
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,9 +26,6 @@ __all__ = ['MIN_PAIRS', 'FOLLOWS', 'BY_PLACE', 'MIX_FAIL', 'SETTLED', 'BETTER', 
            'audit_exchanged_plates', 'audit_turned_plates', 'audit_shifted_rows']
 
 # %% ../../nbs/07_audit/03_mixups.ipynb #66b22fe8
-_FORMATS = ((2, 3), (4, 6), (8, 12), (16, 24), (32, 48))  # rows, columns
-
-
 def plate_grids(
     obs: pd.DataFrame,  # (N,) with plate, row, column where known
 ) -> tuple[np.ndarray, list[str]] | None:  # (P, rows, columns) number of the well, -1 for none; names of the plates
@@ -41,8 +39,7 @@ def plate_grids(
     plate, row, column = (v[at].astype(int) for v in (plate, row, column))
     if not len(at):
         return None
-    size = (row.max() + 1, column.max() + 1)
-    shape = next((f for f in _FORMATS if f[0] >= size[0] and f[1] >= size[1]), size)
+    shape = plate_shape(row.max() + 1, column.max() + 1)
     grids = np.full((plate.max() + 1, *shape), -1)
     grids[plate, row, column] = at
     return grids, sorted(set(obs["plate"].astype(str)))

@@ -300,8 +300,12 @@ class ScreenConfig(Settings):
     unit: str = option("", "column of the plate map with the unit of the dose; empty: by its name")
     plate: str = option("", "column of the plate map with the plate; empty: by its name")
     well: str = option("", "column of the plate map with the well; empty: by its name")
+    barcodes: str = option("", "table of barcodes and their wells; empty: the plate map, or counts named by well")
     matrix: str = option(
         "", "which matrix of several: a file of the folder; X, raw.X or a layer of the .h5ad; empty: the usual one"
+    )
+    symbols: bool = option(
+        True, "Ensembl ids of human genes become the symbols of GENCODE where the file has no others"
     )
     positive: tuple[str, ...] = option((), "compounds that are positive controls, for Z' and SSMD")
     min_umis: int = option(1_000, "wells with fewer UMIs are dropped", low=0, high=1_000_000_000)
@@ -363,7 +367,7 @@ class SimConfig(Settings):
         2, "batches; every compound is once in each, unless n_replicates says otherwise", low=1, high=1_000
     )
     n_plates: int = option(4, "plates per batch", low=1, high=1_000)
-    plate_wells: int = option(96, "wells per plate: 96 or 384", among=(96, 384))
+    plate_wells: int = option(96, "wells per plate: 96, 384 or 1536", among=(96, 384, 1536))
     n_compounds: int = option(364, "compounds", low=1, high=1_000_000)
     n_replicates: int = option(2, "wells per compound; 1: a screen without replicates", low=1, high=1_000)
     n_doses: int = option(

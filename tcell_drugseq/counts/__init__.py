@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.counts.build import (
         build_screen as build_screen,
         check_screen_dir as check_screen_dir,
+        describe_counts as describe_counts,
         write_screen as write_screen,
     )
     from tcell_drugseq.counts.figures import (
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
         read_gmt as read_gmt,
         signature_place as signature_place,
     )
+    from tcell_drugseq.counts.joining import add_barcodes as add_barcodes, join_wells as join_wells
     from tcell_drugseq.counts.map_tables import role_of as role_of
     from tcell_drugseq.counts.matrices import read_counts as read_counts
     from tcell_drugseq.counts.normalise import normalise_counts as normalise_counts
-    from tcell_drugseq.counts.plate_map import join_wells as join_wells, read_plate_map as read_plate_map
+    from tcell_drugseq.counts.plate_map import read_plate_map as read_plate_map
     from tcell_drugseq.counts.quality import (
         MEASURES as MEASURES,
         judge_screen as judge_screen,
@@ -47,9 +49,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "checks",
+        "drafts",
+        "count_tables",
+        "count_folders",
+        "count_stores",
+        "gene_ids",
         "matrices",
         "map_tables",
         "plate_map",
+        "joining",
         "quality",
         "normalise",
         "gene_sets",
@@ -58,13 +66,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures",
     ],
     submod_attrs={
-        "build": ["build_screen", "check_screen_dir", "write_screen"],
+        "build": ["build_screen", "check_screen_dir", "describe_counts", "write_screen"],
         "figures": ["plot_qc", "plot_qc_plates", "plot_replicates"],
         "gene_sets": ["GeneSet", "known_gene_sets", "read_gmt", "signature_place"],
         "map_tables": ["role_of"],
         "matrices": ["read_counts"],
         "normalise": ["normalise_counts"],
-        "plate_map": ["join_wells", "read_plate_map"],
+        "joining": ["add_barcodes", "join_wells"],
+        "plate_map": ["read_plate_map"],
         "quality": [
             "MEASURES",
             "judge_screen",

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
+from ..base.fields import SAVED_INDEX, read_column, read_numbers
 from ..base.hdf5 import read_hdf5
-from ..base.tables import SAVED_INDEX, Problems, data_row, quote_some, read_column, read_numbers
+from ..base.tables import Problems, data_row, quote_some, truth_of
 from .matrix import are_counts
 
 if TYPE_CHECKING:
@@ -306,7 +307,10 @@ def _read_role(part: str, cfg: DataConfig, obs: _Obs) -> Any:
     return obs.problems.add(obs.file, where, f"{gaps} wells without a value", "a value for every well")
 
 
-_TRUTH = {"True": "1", "1": "1", "1.0": "1", "False": "0", "0": "0", "0.0": "0"}
+def _digit(text: str) -> str:
+    """1 or 0 for a word that says true or false, else the text."""
+    meant = truth_of(text)
+    return text if meant is None else str(int(meant))
 
 
 def _read_label(cfg: DataConfig, obs: _Obs) -> list[str] | None:
@@ -314,12 +318,12 @@ def _read_label(cfg: DataConfig, obs: _Obs) -> list[str] | None:
     name, equals, value = cfg.label.partition("=")
     if not equals or cfg.label in obs.frame:
         column = obs.get(cfg.label, "label")
-        return None if column is None else [_TRUTH.get(text, text) for text in as_texts(column)]
+        return None if column is None else [_digit(text) for text in as_texts(column)]
     if (column := obs.get(name, "label", required=True)) is None:
         return None
     values = as_texts(column)
-    if {_TRUTH.get(text) for text in values} == {"0", "1"} and value in _TRUTH:  # True, 1 and 1.0 are one value
-        values, value = [_TRUTH[text] for text in values], _TRUTH[value]
+    if {_digit(text) for text in values} == {"0", "1"}:  # True, 1 and 1.0 are one value
+        values, value = [_digit(text) for text in values], _digit(value)
     if (gaps := values.count("")) and obs.need_targets:
         return obs.problems.add(obs.file, f"obs column {name!r}", f"{gaps} wells without a value", "one for every well")
     if value not in values and obs.need_targets:

@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ..base.style import DISTANCES, label_text, new_figure, styled
+from .wells import PLATE_SHAPES, ROWS, plate_shape, row_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +31,11 @@ def plot_plates(
     obs = cast(pd.DataFrame, results.obs)
     known = cast(pd.DataFrame, results.obsm["scores"]) if "scores" in results.obsm else pd.DataFrame()
     wells = obs.assign(value=(known if column in known else obs)[column].astype(float))
-    wells["line"] = wells["row"].astype(str).map(ord) - ord("A")
+    wells["line"] = row_numbers(wells["row"])
     plates = wells["plate"].astype(str) if "plate" in wells else pd.Series("all wells", index=wells.index)
     names = sorted(plates.unique())
-    nrow, ncol, beside = (8, 12, 4) if wells["line"].max() < 8 and wells["column"].max() <= 12 else (16, 24, 2)
+    nrow, ncol = plate_shape(wells["line"].max() + 1, wells["column"].max(), least=96)
+    beside = 4 if ncol == PLATE_SHAPES[96][1] else 2
     low, high = np.nanquantile(wells["value"], [0.02, 0.98])
     beside = min(beside, len(names))
     fig, axes = new_figure(min(len(names), max_plates), beside, height=min(5.1 / beside + 0.5, 4.4))
@@ -43,9 +45,17 @@ def plot_plates(
         grid[here["line"], here["column"] - 1] = here["value"]
         ax.imshow(grid, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         control = here[here["is_control"]]
-        ax.scatter(control["column"] - 1, control["line"], s=7, color="white", edgecolors="black", linewidths=0.6)
-        ax.set_xticks(range(0, ncol, 3), [str(i) for i in range(1, ncol + 1, 3)])
-        ax.set_yticks(range(0, nrow, 2), [chr(ord("A") + i) for i in range(0, nrow, 2)])
+        ax.scatter(
+            control["column"] - 1,
+            control["line"],
+            s=min(7, 168 / ncol),
+            color="white",
+            edgecolors="black",
+            linewidths=0.6,
+        )
+        across, down = (range(0, n, max(least, n // 8)) for n, least in ((ncol, 3), (nrow, 2)))
+        ax.set_xticks(across, [str(i + 1) for i in across])
+        ax.set_yticks(down, [ROWS[i] for i in down])
         ax.set(title=label_text(name, 24), facecolor="#eeeeee")
         ax.tick_params(length=0, labelsize=7)
     label = DISTANCES.get(column, label_text(column))

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
+from ..base.fields import SAVED_INDEX
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError, with_leaves
-from ..base.tables import SAVED_INDEX, Problems, judge_spellings, quote_some, rename_compounds, write_csv
+from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, truth_of, write_csv
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_anndata, draft_bundle, draft_h5ad
 from .matrix import are_counts
 from tcell_drugseq.data.wells import (
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'find_problems', 'write_bundle']
+__all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells', 'find_problems',
+           'write_bundle']
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-_TRUTH = {text: bool(n) for text, n in _LABELS.items()} | {"true": True, "false": False, "yes": True, "no": False}
 
 
 def _check_names(d: Draft, problems: Problems) -> None:
@@ -105,7 +106,7 @@ def _check_targets(d: Draft, cfg: DataConfig, problems: Problems) -> None:
 def _check_control(d: Draft, control: str) -> None:
     """Warn where a column of the file says otherwise than the name which wells are controls."""
     if "is_control" in d.kept and "compound" in d.columns:
-        said = pd.Series(as_texts(d.kept["is_control"])).str.strip().str.casefold().map(_TRUTH)
+        said = pd.Series([truth_of(text) for text in as_texts(d.kept["is_control"])], dtype=object)
         names = pd.Series(d.columns["compound"])
         if said.notna().all() and (wrong := said.astype(bool) != (names == control)).any():
             words = f"is_control is {bool(said[wrong].iloc[0])} for {names[wrong].iloc[0]!r} ({wrong.sum()} such wells)"
@@ -397,34 +398,34 @@ def _spread(sizes: Iterable[int], what: str) -> str:
     return f"{least} {what} each" if least == most else f"{least} to {most} {what} each"
 
 
-def _said_of_wells(d: Draft) -> list[str]:
-    """Wells, plates and positions."""
-    plates = Counter(map(str, d.columns.get("plate", [])))
+def said_of_wells(
+    wells: Sequence[str],  # ids
+    columns: Mapping[str, Any],  # of the wells: compound, and where known plate, row, column, dose, unit
+    control: str,  # the compound that is the control
+) -> list[str]:  # a line each for wells, plates, control, compounds, doses
+    """What wells were taken for, in words."""
+    plates = Counter(map(str, columns.get("plate", [])))
     where = (
         f"{len(plates)} plates of {_spread(plates.values(), 'wells')}: {quote_some(list(plates), 4)}" if plates else ""
     )
-    at = [f"{r}{c}" for r, c in zip(d.columns.get("row", []), d.columns.get("column", []), strict=True)]
-    first = f"{d.wells[0]!r}" + (f" is {at[0]}" if at else ", of no known position") if d.wells else "no wells"
-    return [f"wells: {len(d.wells or [])}, {first}", f"plates: {where or 'not known'}"]
-
-
-def _said_of_compounds(d: Draft, cfg: DataConfig) -> list[str]:
-    """Control, compounds, their replicates and doses."""
-    compounds = Counter(d.columns.get("compound", []))
-    treated = {name: n for name, n in compounds.items() if name != cfg.control}
-    lines = [f"control: {cfg.control!r}, {compounds[cfg.control]} wells"]
+    at = [f"{r}{c}" for r, c in zip(columns.get("row", []), columns.get("column", []), strict=True)]
+    first = f"{wells[0]!r}" + (f" is {at[0]}" if at else ", of no known position") if len(wells) else "no wells"
+    lines = [f"wells: {len(wells)}, {first}", f"plates: {where or 'not known'}"]
+    compounds = Counter(columns.get("compound", []))
+    treated = {name: n for name, n in compounds.items() if name != control}
+    lines.append(f"control: {control!r}, {compounds[control]} wells")
     if treated:
         lines.append(f"compounds: {len(treated)}, {_spread(treated.values(), 'wells')}")
-    if "dose" in d.columns:
-        doses = sorted({float(dose) for dose in d.columns["dose"] if np.isfinite(dose)})
-        unit = (
-            quote_some(sorted(set(filter(str.strip, as_texts(d.kept["unit"])))), 3)
-            if "unit" in d.kept
-            else "not stated"
-        )
+    if "dose" in columns:
+        doses = sorted({float(dose) for dose in columns["dose"] if np.isfinite(dose)})
+        units = sorted({unit for unit in as_texts(columns.get("unit", [])) if unit.strip()})
+        unit = quote_some(units, 3) or "not stated"
         lines.append(
             f"doses: {len(doses)} from {doses[0]:g} to {doses[-1]:g}, unit: {unit}" if doses else "doses: none"
         )
+        pairs = Counter(zip(columns.get("compound", []), columns["dose"], strict=False))
+        sizes = [n for (name, _), n in pairs.items() if name != control]
+        lines += [f"replicates: {len(sizes)} compounds at a dose, {_spread(sizes, 'wells')}"] if sizes else []
     return lines
 
 
@@ -443,7 +444,8 @@ def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
 
 def _understood(d: Draft, cfg: DataConfig) -> list[str]:
     """What a draft was taken for, a line for each part."""
-    return [*_said_of_wells(d), *_said_of_compounds(d, cfg), *_said_of_values(d, cfg)]
+    unit = {"unit": d.kept["unit"]} if "unit" in d.kept else {}
+    return [*said_of_wells(d.wells or [], d.columns | unit, cfg.control), *_said_of_values(d, cfg)]
 
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(

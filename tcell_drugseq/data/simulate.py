@@ -16,6 +16,7 @@ import pandas as pd
 from ..base.defaults import SimConfig
 from ..base.files import write_yaml
 from ..base.settings import InputError, leaves, with_leaves
+from .wells import PLATE_SHAPES, ROWS, row_numbers
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -191,9 +192,6 @@ def effect_share(
     return np.nan_to_num(share)
 
 # %% ../../nbs/01_data/05_simulate.ipynb #58efdf6b
-_SHAPE = {96: (8, 12), 384: (16, 24)}  # rows, columns
-
-
 def _deal(n_compounds: int, n_replicates: int, room: np.ndarray, n_doses: int = 1) -> list[list[int]]:
     """Treatments of each batch: replicate r of compound c, all doses, goes to batch c + r, or where most room is."""
     room, batches = room.copy(), [[] for _ in room]
@@ -224,7 +222,7 @@ def lay_out_plates(
     rng: np.random.Generator,
 ) -> pd.DataFrame:  # by well id: compound, is_control, plate, batch, row, column, and with several doses dose (uM)
     """Give every compound and control its wells; a well without either is left out."""
-    n_rows, n_columns = _SHAPE[cfg.plate_wells]
+    n_rows, n_columns = PLATE_SHAPES[cfg.plate_wells]
     plate, row, column = np.indices((cfg.n_plates, n_rows, n_columns)).reshape(3, -1)
     orders = [rng.permutation(len(plate)) for _ in range(cfg.n_batches)]
     orders = orders[:1] * cfg.n_batches if cfg.same_position else orders
@@ -246,7 +244,7 @@ def lay_out_plates(
     wells = pd.concat(parts).sort_values(["b", "p", "r", "column"], ignore_index=True)
     wells["batch"] = [f"tc{b + 1}" for b in wells["b"]]
     wells["plate"] = [f"{batch}_A{p + 1}" for batch, p in zip(wells["batch"], wells["p"], strict=True)]
-    wells["row"] = [chr(ord("A") + r) for r in wells["r"]]
+    wells["row"] = [ROWS[r] for r in wells["r"]]
     wells.index = [f"{p}_{r}{c:02d}" for p, r, c in zip(wells["plate"], wells["row"], wells["column"], strict=True)]
     wells["is_control"] = wells["compound"] == "DMSO"
     known = ["compound", "is_control", "plate", "batch", "row", "column"] + ["dose"] * (cfg.n_doses > 1)
@@ -275,9 +273,9 @@ def position_shifts(
     cfg: SimConfig,  # plate_wells, row_effect, column_effect, edge_effect
 ) -> pd.DataFrame:  # row_shift, column_shift, edge_shift in SD of activation
     """What the place on the plate adds to the activation of each well."""
-    n_rows, n_columns = _SHAPE[cfg.plate_wells]
-    row, column = wells["row"].map(ord) - ord("A"), wells["column"] - 1
-    edge = row.isin((0, n_rows - 1)) | column.isin((0, n_columns - 1))
+    n_rows, n_columns = PLATE_SHAPES[cfg.plate_wells]
+    row, column = row_numbers(wells["row"]), wells["column"] - 1
+    edge = np.isin(row, (0, n_rows - 1)) | column.isin((0, n_columns - 1))
     shifts = {
         "row_shift": cfg.row_effect * (row / (n_rows - 1) - 0.5),
         "column_shift": cfg.column_effect * (column / (n_columns - 1) - 0.5),
@@ -396,9 +394,9 @@ def mix_up_wells(
     cfg: SimConfig,  # swap_plates, rotate_plate, shift_rows, plate_wells
 ) -> np.ndarray:  # (wells,) number of the well whose measurement ends up in each
     """Exchange plates, turn a plate, shift its rows."""
-    row, column = wells["row"].map(ord).to_numpy() - ord("A"), wells["column"].to_numpy() - 1
+    row, column = row_numbers(wells["row"]), wells["column"].to_numpy() - 1
     plate, names = pd.factorize(wells["plate"])
-    at = np.full((len(names), *_SHAPE[cfg.plate_wells]), -1)
+    at = np.full((len(names), *PLATE_SHAPES[cfg.plate_wells]), -1)
     at[plate, row, column] = np.arange(len(wells))
     last = names.get_indexer(wells["plate"][wells["batch"] == wells["batch"].iloc[-1]].unique())
     order = np.arange(len(wells))

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..base.progress import steps
 from ..data.matrix import LABEL, NO_DEPTH, target_values, well_depth
+from ..data.wells import row_numbers
 from ..training.folds import Fold, well_groups
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _inner_parts(screen: AnnData, groups: np.ndarray, seen: np.ndarray, seed: in
 def _position(screen: AnnData) -> np.ndarray:
     """Row and column as numbers, plates and batches as indicators; columns that don't vary are left out."""
     obs = screen.obs
-    found = [np.array([ord(str(r)[0]) for r in obs["row"]])] if "row" in obs else []
+    found = [row_numbers(obs["row"])] if "row" in obs else []
     found += [obs["column"].to_numpy(dtype=float)] if "column" in obs else []
     for name in ("plate", "batch"):
         if name in obs:

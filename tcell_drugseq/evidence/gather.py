@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -96,13 +97,14 @@ def plan_next(
     cfg: RunConfig,
 ) -> None:
     """List what to test again, and lay out the plates for it."""
+    from tcell_drugseq.data.wells import plate_shape, row_numbers
     from tcell_drugseq.latent.next_plates import next_layout, retest_list
 
     hits, obs = results.uns["hits"], cast(pd.DataFrame, results.obs)
     listed = retest_list(hits, obs, cfg.hits)
     names = (listed if len(listed) else hits)["compound"].tolist()
-    large = "row" in obs and (obs["row"].astype(str).max() > "H" or obs["column"].max() > 12)
-    wells = 384 if large else 96
+    size = (int(row_numbers(obs["row"]).max()) + 1, int(obs["column"].max())) if "row" in obs else (1, 1)
+    wells = prod(plate_shape(*size, least=96))
     controls = round(wells * _CONTROL_SHARE)
     plates = max(_REPLICATES, -(-len(names) * _REPLICATES // (wells - controls)))
     control = str(obs["compound"][obs["is_control"]].iloc[0])

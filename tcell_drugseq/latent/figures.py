@@ -28,6 +28,7 @@ from tcell_drugseq.base.style import (
     splits_of,
     styled,
 )
+from ..data.wells import ROWS, plate_shape, row_numbers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -257,8 +258,8 @@ def plot_layout(
 ) -> Figure:  # one panel per plate
     """Draw the plates of a layout with the control wells marked."""
     plates = list(dict.fromkeys(layout["plate"]))
-    row = layout["row"].map(ord) - ord("A")
-    shape = (8, 12) if row.max() < 8 and layout["column"].max() <= 12 else (16, 24)
+    row = row_numbers(layout["row"])
+    shape = plate_shape(row.max() + 1, layout["column"].max(), least=96)
     fig, axes = new_figure(len(plates), ncols=2 if len(plates) < 5 else 4, height=2.4 if len(plates) < 5 else 1.7)
     for ax, plate in zip(axes, plates, strict=True):
         for of_control, colour, name in ((False, GREY, "compound"), (True, UP_COLOUR, control)):
@@ -266,8 +267,8 @@ def plot_layout(
             size = 2600 / shape[1] ** 2 * (1 if len(plates) < 5 else 0.5)
             ax.scatter(layout["column"][at], row[at], s=size, color=colour, label=label_text(name), linewidths=0)
         ax.set(title=label_text(plate), xlim=(0.3, shape[1] + 0.7), ylim=(shape[0] - 0.3, -0.7), aspect="equal")
-        step = 1 if shape[0] == 8 else 3
+        step = {8: 1, 16: 3}.get(shape[0], 6)
         ax.set_xticks(range(1, shape[1] + 1, step))
-        ax.set_yticks(range(0, shape[0], step), [chr(ord("A") + r) for r in range(0, shape[0], step)])
+        ax.set_yticks(range(0, shape[0], step), ROWS[: shape[0] : step])
     legend_beside(axes[min(len(plates), 2 if len(plates) < 5 else 4) - 1])
     return fig

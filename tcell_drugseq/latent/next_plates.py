@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..base.defaults import HitConfig
 from ..base.settings import InputError
+from ..data.wells import PLATE_SHAPES, ROWS
 
 # %% auto #0
 __all__ = ['retest_list', 'layout_efficiency', 'next_layout']
@@ -39,9 +40,6 @@ def retest_list(
     return table[columns]
 
 # %% ../../nbs/04_latent/05_next_plates.ipynb #5005ac8b
-_SHAPE = {96: (8, 12), 384: (16, 24)}  # rows, columns
-
-
 def _scatter(n: int, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """(n, 2) wells, rows and columns used as evenly as possible."""
     wells = np.array(list(np.ndindex(shape)))
@@ -117,8 +115,8 @@ def _seat(here: np.ndarray, controls: np.ndarray, used: list, shape: tuple, rng:
 def _check_plan(
     compounds: list[str], control: str, n_plates: int, plate_wells: int, n_controls: int, n_replicates: int
 ) -> None:
-    if plate_wells not in _SHAPE:
-        raise InputError(f"plate_wells: found {plate_wells}, expected 96 or 384")
+    if plate_wells not in PLATE_SHAPES:
+        raise InputError(f"plate_wells: found {plate_wells}, expected one of {', '.join(map(str, PLATE_SHAPES))}")
     if control in compounds:
         raise InputError(f"compounds: {control!r} is the control, which n_controls adds")
     if not (names := pd.Index(compounds)).is_unique:
@@ -137,7 +135,7 @@ def _check_plan(
 def next_layout(
     compounds: list[str],  # to be tested, without the control
     n_plates: int,
-    plate_wells: int = 96,  # or 384
+    plate_wells: int = 96,  # one of PLATE_SHAPES
     n_controls: int = 8,  # DMSO wells on each plate
     seed: int = 614,
     n_replicates: int = 2,  # each on a plate of its own
@@ -146,7 +144,7 @@ def next_layout(
     """A randomised layout for the next screen; raises `InputError` for one that does not fit."""
     compounds = [str(c) for c in compounds]
     _check_plan(compounds, control, n_plates, plate_wells, n_controls, n_replicates)
-    rng, shape, n = np.random.default_rng(seed), _SHAPE[plate_wells], len(compounds)
+    rng, shape, n = np.random.default_rng(seed), PLATE_SHAPES[plate_wells], len(compounds)
     deals = [_deal(n, n_plates, n_replicates, rng) for _ in range(_STARTS)]
     on, parts = max(deals, key=_efficiency) if n > 1 else deals[0], []
     used = [np.zeros((n, side), bool) for side in shape]  # rows and columns that a compound had before
@@ -158,6 +156,6 @@ def next_layout(
         names = [control] * n_controls + [compounds[c] for c in here]
         parts.append(pd.DataFrame({"plate": f"P{p + 1}", "r": at[:, 0], "column": at[:, 1] + 1, "compound": names}))
     wells = pd.concat(parts).sort_values(["plate", "r", "column"], kind="stable", ignore_index=True)
-    wells["row"] = [chr(ord("A") + r) for r in wells["r"]]
+    wells["row"] = [ROWS[r] for r in wells["r"]]
     wells["well"] = [f"{p}_{r}{c:02d}" for p, r, c in zip(wells["plate"], wells["row"], wells["column"], strict=True)]
     return wells[["well", "plate", "row", "column", "compound"]]

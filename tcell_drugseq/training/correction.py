@@ -14,6 +14,7 @@ import pandas as pd
 from ..base.defaults import CorrectionConfig
 from ..base.findings import Finding, not_testable
 from ..base.settings import InputError
+from ..data.wells import row_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +62,7 @@ def read_layout(
                 f"correction {method}: plate {name} has {found} {kind}, expected at least {max(min_controls, 1)}{hint}"
             )
     nowhere = np.full(len(obs), -1)
-    row = np.array([ord(r) - ord("A") for r in obs["row"].astype(str)]) if placed else nowhere
+    row = row_numbers(obs["row"]) if placed else nowhere
     column = obs["column"].to_numpy(int) - 1 if placed else nowhere
     return Layout(plate, list(plates), row, column, fit_on, control)
 

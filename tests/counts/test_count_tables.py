@@ -117,12 +117,12 @@ BAD = {
     "absent": (lambda folder: folder / "counts.csv", ["counts.csv: found no such file or folder", "expected a count"]),
     "unknown type": (content("counts.rds", b"x"), ["counts.rds: found a file of type '.rds'", "expected CSV, TSV"]),
     "Ensembl": (
-        table(lambda t: t.set_axis([f"ENSG{i:011d}" for i in range(5)], axis=1)),
-        ["counts.csv: found Ensembl ids instead of symbols: 'ENSG00000000000'", "(5 of 5 names)", SYMBOLS],
+        table(lambda t: t.set_axis([f"ENSG9{i:010d}" for i in range(5)], axis=1)),
+        ["counts.csv: found Ensembl ids instead of symbols: 'ENSG90000000000'", "(5 of 5 names)", SYMBOLS],
     ),
     "Ensembl with versions": (
-        table(lambda t: t.set_axis([f"ENSG{i:011d}.12" for i in range(5)], axis=1)),
-        ["counts.csv: found Ensembl ids instead of symbols: 'ENSG00000000000.12'", SYMBOLS],
+        table(lambda t: t.set_axis([f"ENSG9{i:010d}.12" for i in range(5)], axis=1)),
+        ["counts.csv: found Ensembl ids instead of symbols: 'ENSG90000000000.12'", SYMBOLS],
     ),
     "mouse": (
         table(lambda t: t.set_axis(["Il2", "Ifng", "mt-Co1", "Rpl3", "Actb"], axis=1)),

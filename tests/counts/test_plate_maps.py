@@ -13,8 +13,9 @@ from count_files import WELLS, content, grids, small
 
 from tcell_drugseq.base.defaults import SimConfig
 from tcell_drugseq.base.settings import InputError
+from tcell_drugseq.counts.joining import join_wells
 from tcell_drugseq.counts.matrices import read_counts
-from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
+from tcell_drugseq.counts.plate_map import read_plate_map
 from tcell_drugseq.data.simulate import simulate_screen
 
 COMPOUNDS = [*NAMES[:10], "DMSO", "DMSO"]
@@ -158,7 +159,7 @@ BAD_MAPS = {
     "open quote": (
         with_rows('A02,"x,1'),
         "DMSO",
-        ["map.csv: found broken fields or quotes in line 3", "expected a table"],
+        ["map.csv: line 3: found broken fields or quotes", "expected a table"],
     ),
     "header only": (
         content("map.csv", b"well,compound\n"),
@@ -194,9 +195,9 @@ BAD_MAPS = {
         ["map.csv: well 'A02', is_control: found 'yes' for 'x' (1 such wells)", "expected 'DMSO' to be the control"],
     ),
     "position": (
-        content("map.csv", b"row,column,compound\nA,1,DMSO\nZ,1,x\n"),
+        content("map.csv", b"row,column,compound\nA,1,DMSO\nAG,1,x\n"),
         "DMSO",
-        ["map.csv: row and column: found 'A1', 'Z1', expected rows A to P and columns 1 to 24"],
+        ["map.csv: row and column: found 'A1', 'AG1', expected rows A to AF and columns 1 to 48"],
     ),
     "position against id": (
         content("map.csv", b"well,row,column,compound\nA1,A,1,DMSO\nB1,C,1,x\n"),
@@ -221,7 +222,7 @@ BAD_MAPS = {
     "odd header": (
         content("map.csv", (GRID + GRID.replace("10,11,12", "10,11,13")).encode()),
         "DMSO",
-        ["map.csv: line 13: found 12 cells outside a grid, expected a header 1 to 12 or 1 to 24"],
+        ["map.csv: line 13: found 12 cells outside a grid, expected a header 1 to 12, 24 or 48"],
     ),
     "twin blocks": (
         content("map.csv", (GRID + GRID).encode()),

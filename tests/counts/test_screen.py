@@ -232,11 +232,11 @@ def twin(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ensembl(table: pd.DataFrame) -> pd.DataFrame:
-    return table.set_axis([f"ENSG{i:011d}" for i in range(table.shape[1])], axis=1)
+    return table.set_axis([f"ENSG9{i:010d}" for i in range(table.shape[1])], axis=1)
 
 
 def no_symbols(folder: Path) -> None:
-    (folder / "features.tsv").write_text("".join(f"ENSG{i:011d}\n" for i in range(300)))
+    (folder / "features.tsv").write_text("".join(f"ENSG9{i:010d}\n" for i in range(300)))
 
 
 GOOD = "counts.csv map.csv out"
@@ -309,7 +309,7 @@ BAD = {  # how to break what was sent, what is asked for, what the line must hol
     "Ensembl": (
         counts(ensembl),
         GOOD,
-        ["counts.csv: found Ensembl ids instead of symbols: 'ENSG00000000000'", "(300 of 300 names)", SYMBOLS],
+        ["counts.csv: found Ensembl ids instead of symbols: 'ENSG90000000000'", "(300 of 300 names)", SYMBOLS],
     ),
     "Ensembl 10x": (
         tenx(no_symbols),

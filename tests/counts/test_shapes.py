@@ -17,8 +17,9 @@ from scipy.io import mmwrite
 from tcell_drugseq.base.defaults import DataConfig
 from tcell_drugseq.base.files import write_h5ad
 from tcell_drugseq.base.settings import InputError
+from tcell_drugseq.counts.joining import add_barcodes, join_wells
 from tcell_drugseq.counts.matrices import read_counts
-from tcell_drugseq.counts.plate_map import join_wells, read_plate_map
+from tcell_drugseq.counts.plate_map import read_plate_map, set_aside
 from tcell_drugseq.counts.quality import measure_wells
 from tcell_drugseq.data.reading import find_problems, read_screen, screen_hash, write_bundle
 
@@ -190,6 +191,67 @@ def test_which_matrix(shape: str, tmp_path: Path):
     counts = read_counts(path, matrix=matrix)
     assert (counts.X.toarray() == C * expected).all() and counts.var_names.tolist() == GENES
     assert expected == 1 or "umiDedup-NoDedup.mtx" in counts.uns["source"]["name"]
+
+
+IDS_OF = {"IL2": "ENSG00000109471", "IFNG": "ENSG00000111537", "MT-CO1": "ENSG00000198804", "RPL3": "ENSG00000100316"}
+IDS_OF |= {"ACTB": "ENSG00000075624", "GAPDH": "ENSG00000111640"}
+
+
+def by_ids(form: str, folder: Path, beside: list[str] | None = None) -> Path:
+    """Counts by Ensembl ids with versions, as a table, a folder or an `.h5ad`; maybe with names beside them."""
+    ids = [f"{IDS_OF[gene]}.{i + 3}" for i, gene in enumerate(GENES)]
+    folder.mkdir(exist_ok=True)
+    if form == "h5ad":
+        return held(folder, C, names=ids, **({"gene_name": beside} if beside else {}))
+    if form == "folder":
+        raw = write_mtx(table(), folder / "raw")
+        names = ids if beside is None else [f"{gene}\t{name}" for gene, name in zip(ids, beside, strict=True)]
+        (raw / "features.tsv").write_text("\n".join([*names, ""]))
+        return raw
+    genes = table().T.set_axis(ids)
+    if beside:
+        genes.insert(0, "gene_name", beside)
+    genes.to_csv(folder / "counts.csv", index_label="gene_id")
+    return folder / "counts.csv"
+
+
+@pytest.mark.parametrize("form", ["table", "folder", "h5ad"])
+def test_ids_become_symbols_by_the_file_and_else_by_a_named_table(form: str, tmp_path: Path):
+    shipped = read_counts(by_ids(form, tmp_path))
+    assert shipped.var_names.tolist() == GENES and (shipped.X.toarray() == C).all()
+    assert any("6 of 6 gene ids turned into symbols by GENCODE release" in note for note in shipped.uns["notes"])
+    own = read_counts(by_ids(form, tmp_path / "own", [*GENES[:5], "OWN1"]))
+    assert own.var_names.tolist() == [*GENES[:5], "OWN1"]
+    assert not any("GENCODE" in note for note in own.uns["notes"])
+    with pytest.raises(InputError, match="found Ensembl ids instead of symbols"):
+        read_counts(by_ids(form, tmp_path / "off"), symbols=False)
+
+
+@pytest.mark.parametrize("form", ["table", "folder", "h5ad"])
+def test_blanks_about_symbols_are_said_in_every_form(form: str, tmp_path: Path):
+    read = read_counts(by_ids(form, tmp_path / "own", ["IL2 ", *GENES[1:]]))
+    assert read.var_names.tolist() == GENES
+    assert any("blanks at an end are read without (1): 'IL2 '" in note for note in read.uns["notes"])
+
+
+@pytest.mark.parametrize("words", ["TRUE FALSE", "Yes no", "1.0 0", "t F"])
+def test_true_and_false_are_the_same_words_everywhere(words: str, tmp_path: Path):
+    yes, no = words.split()
+    wells = plates(is_control=[no if i % 4 else yes for i in range(48)], label=[yes, no] * 24)
+    wells.to_csv(tmp_path / "map.csv", index=False)
+    joined = join_wells(read_counts(tables(tmp_path)), read_plate_map(tmp_path / "map.csv"))
+    assert joined.obs["is_control"].sum() == 12 and "control_type" not in joined.obs
+    assert set_aside(joined.obs, ["label"], "map.csv", [])["label"].tolist() == [1, 0] * 24
+    sent = expressed(pd.DataFrame(index=table().index))
+    sent.obs["label"] = [yes, no] * 24
+    sent.write_h5ad(tmp_path / "sent.h5ad")
+    for label in ("label", f"label={yes}"):
+        assert read_screen(DataConfig(str(tmp_path / "sent.h5ad"), label=label)).obs["label"].tolist() == [1, 0] * 24
+
+
+def tables(folder: Path) -> Path:
+    table().to_csv(folder / "counts.csv")
+    return folder / "counts.csv"
 
 
 def test_genes_without_a_symbol_keep_their_id(tmp_path: Path):
@@ -556,12 +618,48 @@ def test_a_workbook_is_a_plate_map(tmp_path: Path):
     assert found["compound"].tolist() == wells["compound"].tolist() and found["dose"].tolist()[:2] == [0.0, 0.1]
     with pd.ExcelWriter(tmp_path / "two.xlsx") as book:
         wells.to_excel(book, sheet_name="1", index=False)
-        wells.to_excel(book, sheet_name="2", index=False)
-    with pytest.raises(InputError, match=r"two.xlsx: found 2 sheets with content: '1', '2', expected one"):
+        pd.DataFrame({"Drug": ["as sent by the core"]}).to_excel(book, sheet_name="notes", index=False)
+    with pytest.raises(InputError, match=r"two.xlsx, sheet 'notes': found neither a column of wells nor a grid"):
         read_plate_map(tmp_path / "two.xlsx")
     (tmp_path / "broken.xlsx").write_bytes((tmp_path / "map.xlsx").read_bytes()[:900])
     with pytest.raises(InputError, match=r"broken.xlsx: found no readable workbook"):
         read_plate_map(tmp_path / "broken.xlsx")
+
+
+def test_sheets_are_plates(tmp_path: Path):
+    pytest.importorskip("python_calamine")
+    for name, frame in (("counts", table().set_axis(WELL)), ("map", plates(well=WELL))):
+        with pd.ExcelWriter(tmp_path / f"{name}.xlsx") as book:
+            for plate in PLATES:
+                here = [p == plate for p in PLATE]
+                frame[here].to_excel(book, sheet_name=plate, index=name == "counts")
+    raw, plate_map = read_counts(tmp_path / "counts.xlsx"), read_plate_map(tmp_path / "map.xlsx")
+    joined = join_wells(raw, plate_map)
+    assert joined.obs_names.tolist() == table().index.tolist() and (joined.X.toarray() == C).all()
+    assert joined.obs["compound"].tolist() == plates()["compound"].tolist() and joined.obs["plate"].tolist() == PLATE
+    assert "in 2 sheets, which name the plates: 'P1', 'P2'" in plate_map.attrs["notes"][0]
+
+
+@pytest.mark.parametrize("kit", ["of all plates", "of each plate", "sheets"])
+def test_barcodes_in_a_file_of_their_own(kit: str, tmp_path: Path):
+    bars = ["".join("ACGT"[i // 4**k % 4] for k in range(4)) for i in range(48)]
+    bars = bars[:24] * 2 if kit == "of all plates" else bars
+    frame = pd.DataFrame({"Barcode": bars, "Well": WELL, "Plate": PLATE})
+    if kit == "sheets":
+        pytest.importorskip("python_calamine")
+        with pd.ExcelWriter(tmp_path / "kit.xlsx") as book:
+            for plate, part in frame.groupby("Plate"):
+                part.drop(columns="Plate").to_excel(book, sheet_name=plate, index=False)
+    else:
+        frame = frame[:24].drop(columns="Plate") if kit == "of all plates" else frame
+        frame.to_csv(tmp_path / "kit.csv", index=False)
+    named = [f"{p}_{bar}-1" if kit == "of all plates" else f"{bar}-1" for p, bar in zip(PLATE, bars, strict=True)]
+    table().set_axis(named)[::-1].to_csv(tmp_path / "counts.csv")
+    plates(well=WELL, plate=PLATE).to_csv(tmp_path / "map.csv", index=False)
+    plate_map = add_barcodes(read_plate_map(tmp_path / "map.csv"), next(tmp_path.glob("kit.*")))
+    joined = join_wells(read_counts(tmp_path / "counts.csv"), plate_map)
+    assert joined.obs_names.tolist() == table().index.tolist()[::-1] and (joined.X.toarray() == C[::-1]).all()
+    assert joined.obs["compound"].tolist() == plates()["compound"].tolist()[::-1]
 
 
 # Bundles
@@ -591,8 +689,40 @@ def scored(folder: Path) -> None:
     with_index("scores_3_z.csv")(folder)
 
 
+def separated(separator: str, first: str = ""):
+    """Every file with its wells and decimal commas, as Excel writes tables in half of Europe."""
+
+    def change(folder: Path) -> None:
+        wells = pd.read_csv(folder / "well_id.csv")["well_id"]
+        for path in sorted(folder.glob("*.csv")):
+            frame = pd.read_csv(path, dtype=None if path.name == "expr_mat.csv" else str)
+            frame = frame if path.name == "well_id.csv" else frame.assign(well=wells)
+            path.write_text(first + frame.to_csv(sep=separator, decimal=",", index=False))
+
+    return change
+
+
+def written(name: str, text: str):
+    return lambda folder: (folder / name).write_text(text)
+
+
 BUNDLES = {
     "packed": (packed, ""),
+    "semicolons and decimal commas": (separated(";"), ""),
+    "semicolons, said by Excel": (separated(";", "sep=;\n"), ""),
+    "tabs and decimal commas": (separated("\t"), ""),
+    "thousands or decimals": (
+        written("scores_3_z.csv", "a;b\n" + "12;1\n1,234;5\n" * 24),
+        "scores_3_z.csv: data row 2 (header not counted), column a: found '1,234', expected a finite number, with one",
+    ),
+    "two decimal signs": (
+        written("scores_3_z.csv", "a;b\n" + "0,5;1\n0.7;5\n" * 24),
+        "scores_3_z.csv: data row 1 (header not counted), column a: found '0,5', expected a finite number, with one",
+    ),
+    "a decimal comma or two columns": (
+        written("dose.csv", "x\n" + "0,5\n" * 48),
+        "dose.csv: data row 1 (header not counted): found 2 fields, expected 1 as in the header (a name with a comma",
+    ),
     "an index among genes": (with_index("expr_mat.csv"), "expr_mat.csv: column 1: found 'Unnamed: 0', expected a gene"),
     "an index among scores": (scored, "scores_3_z.csv: header: found a score called 'Unnamed: 0'"),
     "packed and cut": (

@@ -193,9 +193,13 @@ BAD = {
     "NUL": (text("expr_mat.csv", lambda s: s[:-5] + "\0" + s[-5:]), ["expr_mat.csv", "line 25", "a NUL byte", UTF8]),
     "xlsx": (raw("expr_mat.csv", b"PK\x03\x04abc"), ["expr_mat.csv", ".xlsx", UTF8]),
     "quote": (cell("expr_mat.csv", 24, 0, '"1'), ["expr_mat.csv", "line 25", "quotes", "expected a CSV"]),
-    "semicolons": (
-        text("scores_3_z.csv", lambda s: s.replace(",", ";")),
-        ["scores_3_z.csv", "header", "separated by ';'", "commas"],
+    "thousands": (
+        text("scores_3_z.csv", lambda s: "a;b\n" + "1,234;5\n" * 24),
+        ["scores_3_z.csv", "data row 1", "column a", "'1,234'", "no thousands set apart"],
+    ),
+    "two decimal signs": (
+        text("scores_3_z.csv", lambda s: s.replace(",", ";").replace(".", ",", 1)),
+        ["scores_3_z.csv", "data row 1", "one decimal sign"],
     ),
     "folder": (
         lambda d: (d / "labels_cls.csv").unlink() or (d / "labels_cls.csv").mkdir(),
