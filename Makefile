@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait spin briefly, then sleep, as the command line sets it: quick alone, and not ruinous on a busy machine.
 export GOMP_SPINCOUNT ?= 3000
 
-.PHONY: report test types fuzz faults bench setup lab clean
+.PHONY: report test types fuzz faults bench docs setup lab clean
 
 report: setup data/simulated
 	$(BIN)/tcell-drugseq report reports/default.yaml --overwrite
@@ -59,6 +59,23 @@ setup: .venv/ready
 
 data/simulated: | setup
 	$(BIN)/tcell-drugseq simulate $@
+
+# The documentation as a site in build/docs: the notebooks as they are, the pages of nbs/docs, and three reports that are
+# made when they are not there yet. Links are checked. Needs the packages of the extra `docs`, which it installs.
+GALLERY = build/gallery_pages/gallery
+
+docs: setup $(GALLERY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs]'
+	$(BIN)/sphinx-build -q -W --keep-going -c nbs/docs nbs build/docs
+	@echo build/docs/docs/index.html
+
+$(GALLERY): | setup
+	@rm -rf build/gallery_data
+	$(BIN)/tcell-drugseq simulate build/gallery_data/plain --n_plates 2 --n_compounds 140 --n_controls 64 --n_genes 400 --strength 2
+	$(BIN)/tcell-drugseq simulate build/gallery_data/dosed --n_plates 2 --n_compounds 40 --n_doses 4 --n_controls 64 --n_genes 400 --strength 2
+	$(BIN)/tcell-drugseq simulate build/gallery_data/faulty --n_plates 2 --n_compounds 140 --n_controls 64 --n_genes 400 --strength 2 --swap_plates
+	$(BIN)/tcell-drugseq batch reports/gallery.yaml --reports_dir build/gallery --overwrite
+	@for name in plain dosed faulty; do mkdir -p $@/$$name && cp build/gallery/$$name/report.html $@/$$name; done
 
 lab: setup
 	$(BIN)/jupyter lab nbs --LabApp.default_url=/lab/tree/tutorials/01_first_screen.ipynb

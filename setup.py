@@ -32,6 +32,7 @@ setup(
     extras_require={
         "cluster": lines("cluster_requirements"),
         "dev": lines("dev_requirements") + lines("cluster_requirements"),
+        "docs": lines("docs_requirements"),
     },
     entry_points={"console_scripts": lines("console_scripts")},
 )
