@@ -78,7 +78,7 @@ def _row_number(row: str) -> int:
     return number - 1
 
 # %% ../../nbs/10_report/08_cards.ipynb #7e369eca
-_POINTS = 150_000  # of all volcanoes together
+_POINTS = 100_000  # of all volcanoes together
 _NAMED = 8  # genes in each direction
 
 
@@ -151,6 +151,9 @@ def _sets(part: pd.DataFrame) -> list[list]:
     return [[str(a), int(n), _round(e), _round(p, 2), _round(q, 2)] for a, n, e, p, q in zip(*columns, strict=True)]
 
 
+_LISTED = 12  # genes of a distance on a card
+
+
 def _behind(part: pd.DataFrame, changed: pd.DataFrame | None) -> dict[str, Any]:
     """The genes behind one distance, and how many of them are changed genes."""
     called = None if changed is None else set(changed["gene"][changed["q"] < 0.05])
@@ -158,7 +161,7 @@ def _behind(part: pd.DataFrame, changed: pd.DataFrame | None) -> dict[str, Any]:
         [str(row.gene), _round(row.share, 2), _round(row.change, 2), bool(called and row.gene in called)]
         for row in part.itertuples()
     ]
-    found = {"genes": genes, "explained": _round(part["explained"].iloc[0])}
+    found = {"genes": genes[:_LISTED], "listed": len(genes), "explained": _round(part["explained"].iloc[0])}
     return found if called is None else found | {"shared": sum(gene[3] for gene in genes), "called": len(called)}
 
 
@@ -185,6 +188,7 @@ def _card(name: str, tables: dict[str, dict[str, pd.DataFrame]]) -> dict[str, An
     return card
 
 
+_FARTHEST = 1_500  # compounds whose cards have genes; hits have them anyway
 _TABLES = ("hits", "compound_kinds", "compound_enrichment", "differential", "distance_genes", "dose_response")
 
 
@@ -210,8 +214,10 @@ def card_data(
         if name in changed:
             at = {gene: i for i, gene in enumerate(genes)}
             card["volcano"] = _volcano(changed[name], max(_POINTS // len(changed), 100), at)
-        elif name in signatures.index:
+        elif name in signatures.index and place[name] < _FARTHEST:
             card["shifts"] = _largest(signatures.loc[name])
+        if place[name] >= _FARTHEST and name not in changed:
+            card.pop("behind", None)
         if name in alike:
             card["alike"] = alike[name]
         cards.append(card)

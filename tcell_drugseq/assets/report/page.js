@@ -178,9 +178,9 @@
   }
 
   function behind(card) {
-    const b = card.behind, of = b.shared === undefined ? "" : ` ${b.shared} of these ${b.genes.length} are among its ${b.called} changed genes (marked •).`;
+    const b = card.behind, of = b.shared === undefined ? "" : ` ${b.shared} of the first ${b.listed} are among its ${b.called} changed genes (marked •).`;
     const rest = known(b.explained) ? ` All genes together explain ${number(100 * b.explained, 0)} % of it.` : "";
-    return part("Genes behind the distance", note(`Their change carries the compound away from DMSO in the latent space.${of}${rest}`), rowsOf([["gene"], ["share", 1], ["change", 1]], b.genes.slice(0, 12).map(([gene, share, change, both]) => [both ? `${gene} •` : gene, `${number(100 * share, 1)} %`, number(change)])));
+    return part("Genes behind the distance", note(`Their change carries the compound away from DMSO in the latent space.${of}${rest}`), rowsOf([["gene"], ["share", 1], ["change", 1]], b.genes.map(([gene, share, change, both]) => [both ? `${gene} •` : gene, `${number(100 * share, 1)} %`, number(change)])));
   }
 
   function sets(card) {
@@ -208,6 +208,7 @@
     if (card.volcano) grid.append(part("Every gene", volcano(card, values.genes), card.volcano.gene.length < card.volcano.tested ? note(`${card.volcano.gene.length.toLocaleString("en")} of ${card.volcano.tested.toLocaleString("en")} genes are drawn: all with p < 0.01, and some of the others.`) : null));
     if (card.sets) grid.append(sets(card));
     if (card.volcano || card.shifts) grid.append(changed(card));
+    else grid.append(note("Genes stand on the cards of the hits and of the farthest compounds; the tables beside this page have all."));
     if (card.behind) grid.append(behind(card));
     if (wells.x) grid.append(part("Among all wells", map(wells, own)));
     if (card.alike) grid.append(part("Compounds with the most similar effect", note("Correlation of signatures on the genes on which replicates agree."), rowsOf([["compound"], ["correlation", 1]], card.alike.map(([c, r]) => [make("a", { href: `#card-${c}` }, cards[c].name), number(r)]))));
