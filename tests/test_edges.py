@@ -110,6 +110,7 @@ STAGES = {
     "baselines": "evidence.baselines.fit_baselines",
     "importance checks": "importance.checks.check_importance",
     "importance by compound": "importance.checks.compound_importance",
+    "genes behind the distances": "importance.distance.distance_genes",
     "next plates": "latent.next_plates.next_layout",
     "verdict": "evidence.verdict.judge_claims",
     "pathways of the prediction": "biology.enrichment.enrich_importance",
@@ -119,6 +120,7 @@ STAGES = {
     "dose curves": "biology.dose.dose_response",
     "loss_curve.png": "training.figures.plot_losses",
     "well_activation_scores.csv": "report.exports.well_latents",
+    "results.xlsx": "report.exports.write_workbook",
 }
 
 

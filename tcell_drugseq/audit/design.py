@@ -161,7 +161,7 @@ def _typical_null(screen: AnnData, cfg: RunConfig) -> tuple[int, int, float, str
     return r, k, float(floors["smallest_p"].median()), ""
 
 
-@audit("smallest q")  # costs nothing by itself: hits that can't be called say so
+@audit("smallest q", todo="more wells of each compound, or more DMSO wells")  # costs nothing: hits say so
 def audit_smallest_q(
     screen: AnnData,  # a Screen
     seed: int = 614,  # not used
@@ -235,7 +235,7 @@ def control_variances(
     return (z[control] ** 2).sum(axis=0)[::-1] / (control.sum() - used)
 
 # %% ../../nbs/07_audit/04_design.ipynb #8aa3e08d
-@audit("power")  # costs nothing by itself: hits that can't be called say so
+@audit("power", todo="more wells of each compound")  # costs nothing: hits that can't be called say so
 def audit_power(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the draws

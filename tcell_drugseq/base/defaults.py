@@ -258,7 +258,9 @@ class BiologyConfig(Settings):
     )
     gene_sets: str = option("", "GMT file with the gene sets; empty: those of the package")
     set_permutations: int = option(1_000, "permutations of the genes in each enrichment", low=100, high=100_000)
-    biology_top: int = option(10, "compounds that are looked into: hits first, then the farthest", low=0, high=10_000)
+    biology_top: int = option(
+        10, "compounds that are looked into: all hits, and the farthest up to this number", low=0, high=10_000
+    )
 
 # %% ../../nbs/00_base/02_defaults.ipynb #d7bb5190
 @dataclass(frozen=True)

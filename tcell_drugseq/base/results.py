@@ -384,6 +384,25 @@ _GENES = (
         key="compound_importance",
     ),
     Output(
+        "distance_genes.csv",
+        "genes",
+        "up to 20 genes that carry each compound away from DMSO in the latent space; largest share first",
+        (
+            _COMPOUND,
+            Column("gene", "name of the gene"),
+            Column(
+                "share",
+                "its part of the distance, by the gradient of the encoder; negative: it draws the compound to DMSO",
+                "1 = the whole distance",
+            ),
+            Column(
+                "change", "mean change of its expression from the DMSO wells of the plate", "log-normalised expression"
+            ),
+            Column("explained", "sum of the shares of all genes, those not listed too; 1: nothing is missing"),
+        ),
+        key="distance_genes",
+    ),
+    Output(
         "importance_checks.csv",
         "genes",
         "what the importance of genes was held against",
@@ -443,7 +462,7 @@ _ENRICHMENT = (
     Output(
         "compound_enrichment.csv",
         "pathways",
-        "gene sets that each compound moves: hits first, then the farthest; smallest p first",
+        "gene sets that each compound moves: all hits, then the farthest; smallest p first",
         (
             _COMPOUND,
             _SET,
@@ -460,6 +479,25 @@ _ENRICHMENT = (
             *_OVER_GENES,
         ),
         key="compound_enrichment",
+    ),
+    Output(
+        "compound_kinds.csv",
+        "pathways",
+        "what each hit does, in one word, and what says so",
+        (
+            _COMPOUND,
+            Column(
+                "kind", "activating, suppressing, interferon, exhaustion, proliferation, stress or unknown, by its set"
+            ),
+            Column("set", "gene set that names the kind; empty: the activation score names it, or it is unknown"),
+            Column("moves", "up or down: where the set moves from DMSO"),
+            _NES,
+            Column("p", "permutation p of the set, as in compound_enrichment.csv", "0 to 1"),
+            Column("q", "false discovery rate over the sets that name a kind, of all hits", "0 to 1"),
+            Column("also", "further sets of those that name a kind with a q below the limit, apart by ;"),
+            Column("because", "the same as a sentence"),
+        ),
+        key="compound_kinds",
     ),
     Output(
         "signature_groups.csv",
@@ -626,6 +664,7 @@ OUTPUTS = (
     *_TRAINING,
     *_MODELS,
     Output("results.h5ad", "all", "wells, genes and all tables for scanpy"),
+    Output("results.xlsx", "all", "the tables that people read, one sheet each, with this list"),
     Output(MARK, "all", "settings, versions, data hash and timings; written last, so a folder that has it is whole"),
     Output(
         "data_dictionary.csv",
@@ -649,14 +688,15 @@ GROUPS = {
     "hits": "distance, p, q, direction, rank interval of each compound; what to test again, and where",
     "distances": "compounds and wells by distance to DMSO",
     "latents": "latent vectors, their norm (twice: a historical spelling too), per metabolite",
-    "genes": "Gradient x Input of every gene, genes of each compound, and the checks of both",
+    "genes": "Gradient x Input of every gene, genes behind each compound's prediction and distance, and the checks",
     "training": "folds, what answers are made of, training history and gene scaler",
     "models": "the final model for new wells: best (twice) and last epoch; the models of the folds; "
     "no pickle is ever loaded",
     "pathways": "gene sets behind the prediction and the top compounds; groups of compounds with similar effects",
     "changes": "genes that change in raw counts, beside the model's genes; dose curves with EC50 "
     "(if the screen has counts, doses)",
-    "all": "all results for scanpy; settings, versions, data hash, timings; the meaning of every column",
+    "all": "all results for scanpy; the tables as one workbook; settings, versions, data hash, timings; "
+    "the meaning of every column",
 }
 
 # %% ../../nbs/00_base/10_results.ipynb #d4a12b48

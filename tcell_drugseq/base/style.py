@@ -103,7 +103,7 @@ def label_text(name: object, width: int = 32) -> str:
 
 # %% ../../nbs/00_base/09_style.ipynb #17e87f3f
 DISTANCES = {
-    "dist_relative": "distance (controls = 1)",
+    "dist_relative": "well distance (controls = 1)",
     "dist_euclid": "distance (latent units)",
     "dist_cosine": "cosine distance (0 to 2)",
 }
@@ -126,19 +126,19 @@ def preview(
 
 # %% ../../nbs/00_base/09_style.ipynb #5601addc
 SECTIONS = (
-    "quality",
-    "losses",
-    "baselines",
-    "scores",
-    "label",
-    "latent",
     "hits",
     "compounds",
     "pathways",
     "changed genes",
     "doses",
+    "latent",
+    "quality",
+    "baselines",
+    "scores",
+    "label",
     "genes",
     "deletion",
+    "losses",
 )
 
 # %% ../../nbs/00_base/09_style.ipynb #6a39aa39

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
         beside_model as beside_model,
         differential_expression as differential_expression,
     )
-    from tcell_drugseq.biology.dose import dose_response as dose_response, fit_curve as fit_curve
+    from tcell_drugseq.biology.dose import (
+        dose_response as dose_response,
+        fit_curve as fit_curve,
+        read_doses as read_doses,
+    )
     from tcell_drugseq.biology.enrichment import (
         compound_signatures as compound_signatures,
         enrich as enrich,
@@ -36,17 +40,22 @@ if TYPE_CHECKING:
         looked_into as looked_into,
         sets_for as sets_for,
     )
-    from tcell_drugseq.biology.signatures import cluster_signatures as cluster_signatures
+    from tcell_drugseq.biology.kinds import KINDS as KINDS, compound_kinds as compound_kinds
+    from tcell_drugseq.biology.signatures import (
+        cluster_signatures as cluster_signatures,
+        gene_replication as gene_replication,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["enrichment", "differential", "signatures", "dose", "gather", "figures"],
+    submodules=["enrichment", "differential", "signatures", "dose", "kinds", "gather", "figures"],
     submod_attrs={
         "differential": ["beside_model", "differential_expression"],
-        "dose": ["dose_response", "fit_curve"],
+        "dose": ["dose_response", "fit_curve", "read_doses"],
         "enrichment": ["compound_signatures", "enrich", "enrich_hits", "enrich_importance"],
         "figures": ["plot_doses", "plot_enrichment", "plot_hit_enrichment", "plot_signatures", "plot_volcano"],
         "gather": ["add_biology", "groups_of", "looked_into", "sets_for"],
-        "signatures": ["cluster_signatures"],
+        "kinds": ["KINDS", "compound_kinds"],
+        "signatures": ["cluster_signatures", "gene_replication"],
     },
 )

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
         predicted_scores as predicted_scores,
         score_metrics as score_metrics,
     )
-    from tcell_drugseq.evidence.verdict import judge_claims as judge_claims, summarise as summarise
+    from tcell_drugseq.evidence.verdict import (
+        judge_claims as judge_claims,
+        list_causes as list_causes,
+        summarise as summarise,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -42,6 +46,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures": ["plot_baselines", "plot_label", "plot_scores"],
         "gather": ["add_evidence", "audit_run"],
         "metrics": ["Base", "bases_of", "evaluate", "label_metrics", "metric", "predicted_scores", "score_metrics"],
-        "verdict": ["judge_claims", "summarise"],
+        "verdict": ["judge_claims", "list_causes", "summarise"],
     },
 )

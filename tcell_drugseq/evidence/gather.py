@@ -124,6 +124,7 @@ def add_evidence(
     from tcell_drugseq.data.matrix import well_depth
     from tcell_drugseq.evidence.verdict import Reason, decide_claims, judge_claims
     from tcell_drugseq.importance.checks import check_importance, compound_importance, deletion_curve
+    from tcell_drugseq.importance.distance import distance_genes
     from tcell_drugseq.training.crossfit import read_chosen
 
     with stages("quality of the wells"):
@@ -147,6 +148,9 @@ def add_evidence(
         with stages("importance by compound"):
             results.uns["compound_importance"] = compound_importance(views, screen, target)
     if "hits" in results.uns and len(results.uns["hits"]):
+        if views:
+            with stages("genes behind the distances"):
+                results.uns["distance_genes"] = distance_genes(views, screen, cfg.hits)
         with stages("next plates"):
             plan_next(results, cfg)
     results.uns["verdict"] = decide_claims([Reason(c, "no claim", "the verdict could not be reached") for c in CLAIMS])

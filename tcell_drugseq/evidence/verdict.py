@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['BETTER', 'DEPTH_NO', 'DEPTH_LIMIT', 'Reason', 'decide_claims', 'weigh_audit', 'weigh_prediction', 'weigh_alone',
-           'replicate_agreement', 'weigh_distances', 'weigh_importance', 'judge_claims', 'summarise']
+           'replicate_agreement', 'weigh_distances', 'weigh_importance', 'judge_claims', 'list_causes', 'summarise']
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #b3e015cf
 class Reason(NamedTuple):
@@ -324,8 +324,10 @@ _WORDS = {"claim": "may be claimed", "limited": "may be claimed only with limits
 _MOST = 60  # words of the paragraph
 
 
-def _causes(verdict: pd.DataFrame) -> list[str]:
-    """Each cause as a sentence, with the claims that it costs and its remedy: a better model, then what costs most."""
+def list_causes(
+    verdict: pd.DataFrame,  # of judge_claims
+) -> list[tuple[str, str, list[str]]]:  # cause, what to do about it, the claims that it costs
+    """Each cause once: a better model first, then what costs most."""
     cost: dict[tuple[str, str], list[str]] = {}
     worst = verdict.assign(order=verdict["status"].map(STATUS.index)).sort_values(
         "order", ascending=False, kind="stable"
@@ -334,10 +336,7 @@ def _causes(verdict: pd.DataFrame) -> list[str]:
         for cause, todo in zip(str(row.cause).split("; "), str(row.todo).split("; "), strict=True):
             cost.setdefault((cause, todo), []).append(str(row.claim))
     order = sorted(cost.items(), key=lambda item: (item[0][0] != BETTER, -len(item[1])))
-    return [
-        f"{cause[0].upper()}{cause[1:]} ({', '.join(claims)}){': ' + todo if todo else ''}."
-        for (cause, todo), claims in order
-    ]
+    return [(cause, todo, claims) for (cause, todo), claims in order]
 
 
 def summarise(
@@ -349,7 +348,10 @@ def summarise(
         for status in STATUS
         if len(mine := verdict[verdict["status"] == status])
     ]
-    causes = _causes(verdict)
+    causes = [
+        f"{cause[0].upper()}{cause[1:]} ({', '.join(claims)}){': ' + todo if todo else ''}."
+        for cause, todo, claims in list_causes(verdict)
+    ]
     for n in range(len(causes), -1, -1):
         left = len(causes) - n
         rest = [f"{left} more {'cause' if left == 1 else 'causes'} below."] if left else []

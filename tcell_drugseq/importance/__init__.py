@@ -23,14 +23,16 @@ if TYPE_CHECKING:
         compound_importance as compound_importance,
         deletion_curve as deletion_curve,
     )
+    from tcell_drugseq.importance.distance import distance_genes as distance_genes
     from tcell_drugseq.importance.figures import plot_deletion as plot_deletion, plot_genes as plot_genes
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["attribution", "checks", "figures"],
+    submodules=["attribution", "checks", "distance", "figures"],
     submod_attrs={
         "attribution": ["gradient_x_input", "integrated_gradients", "pick_output", "resolve_target"],
         "checks": ["check_importance", "compound_importance", "deletion_curve"],
+        "distance": ["distance_genes"],
         "figures": ["plot_deletion", "plot_genes"],
     },
 )

@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from tcell_drugseq.latent.shifts import (
         control_distances as control_distances,
         find_centres as find_centres,
+        level_plates as level_plates,
         shift_wells as shift_wells,
+        smallest_unit as smallest_unit,
     )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -73,6 +75,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hits": ["compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["compound_p_values", "smallest_p_values"],
-        "shifts": ["control_distances", "find_centres", "shift_wells"],
+        "shifts": ["control_distances", "find_centres", "level_plates", "shift_wells", "smallest_unit"],
     },
 )

@@ -213,11 +213,18 @@ def plot_compounds(
     return fig
 
 # %% ../../nbs/04_latent/06_figures.ipynb #5fd6f818
+def _claimed(results: AnnData) -> pd.DataFrame:
+    """The table of hits, in which none is a hit where the verdict says that none may be claimed."""
+    hits, verdict = results.uns["hits"], results.uns.get("verdict")
+    barred = verdict is not None and (verdict["status"][verdict["claim"] == "hits"] == "no claim").any()
+    return hits.assign(hit=False) if barred else hits
+
+
 @picture(
     "hits",
     alt="Distance of all compounds from DMSO, and the rank intervals of the farthest",
     needs="hits",
-    of=lambda results: results.uns["hits"],
+    of=lambda results: _claimed(results),
 )
 def plot_hits(
     hits: pd.DataFrame,  # of compound_hits or fold_hits

@@ -12,6 +12,7 @@ import lazy_loader
 
 # %% ../../nbs/10_report/00_overview.ipynb #a9ae6e54
 if TYPE_CHECKING:
+    from tcell_drugseq.report.cards import card_data as card_data
     from tcell_drugseq.report.done import (
         RECORD as RECORD,
         describe_experiment as describe_experiment,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         check_name as check_name,
         check_replaceable as check_replaceable,
         default_notebook as default_notebook,
+        draw_again as draw_again,
         hold_experiment as hold_experiment,
         remove_leftovers as remove_leftovers,
         run_report as run_report,
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
         check_out_dir as check_out_dir,
         export_tables as export_tables,
         write_exports as write_exports,
+        write_workbook as write_workbook,
+    )
+    from tcell_drugseq.report.front import (
+        show_files as show_files,
+        show_front as show_front,
+        show_glossary as show_glossary,
+        show_layout as show_layout,
+        with_todo as with_todo,
     )
     from tcell_drugseq.report.index import (
         list_experiments as list_experiments,
@@ -47,8 +57,6 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.report.page import (
         show_figure as show_figure,
-        show_lights as show_lights,
-        show_map as show_map,
         show_pictures as show_pictures,
         show_table as show_table,
         show_text as show_text,
@@ -57,24 +65,27 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["page", "summary", "notebooks", "exports", "index", "done", "experiment"],
+    submodules=["page", "summary", "notebooks", "exports", "index", "done", "experiment", "cards", "front"],
     submod_attrs={
+        "cards": ["card_data"],
         "done": ["RECORD", "describe_experiment", "why_not_done"],
         "experiment": [
             "check_experiment",
             "check_name",
             "check_replaceable",
             "default_notebook",
+            "draw_again",
             "hold_experiment",
             "remove_leftovers",
             "run_report",
             "with_defaults",
             "write_failure",
         ],
-        "exports": ["check_out_dir", "export_tables", "write_exports"],
+        "exports": ["check_out_dir", "export_tables", "write_exports", "write_workbook"],
+        "front": ["show_files", "show_front", "show_glossary", "show_layout", "with_todo"],
         "index": ["list_experiments", "write_index", "write_thumbnail"],
         "notebooks": ["ReportError", "check_parameters", "execute_notebook", "remove_sockets", "render_html"],
-        "page": ["show_figure", "show_lights", "show_map", "show_pictures", "show_table", "show_text"],
+        "page": ["show_figure", "show_pictures", "show_table", "show_text"],
         "summary": ["conclude", "report_metrics"],
     },
 )

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'default_notebook', 'check_name', 'check_experiment', 'hold_experiment', 'put_back_report', 'remove_leftovers',
-           'check_replaceable', 'write_failure', 'run_report', 'with_defaults']
+           'check_replaceable', 'write_failure', 'run_report', 'draw_again', 'with_defaults']
 
 # %% ../../nbs/10_report/07_experiment.ipynb #478123f6
 def default_notebook() -> Path:
@@ -285,6 +285,39 @@ def run_report(
         log.warning("the list of experiments can't be written: %s", e)  # the report itself is complete
     log.info("report: %s", folder / "report.html")
     return folder
+
+# %% ../../nbs/10_report/07_experiment.ipynb #7b02
+_READ = "from anndata import read_h5ad\n\nresults = read_h5ad(f'{out_dir}/results.h5ad')"
+
+
+def draw_again(
+    folder: str | Path,  # of a finished report
+    notebook: str | Path | None = None,  # default: `nbs/analysis/10_experiment.ipynb`
+) -> Path:  # its page
+    """Draw the page of a finished report again, without computing anything; raises `InputError` or `ReportError`."""
+    import nbformat
+
+    folder, notebook = Path(folder), Path(notebook or default_notebook())
+    record = read_json_if_any(folder / RECORD)
+    if not record or not (folder / "results" / "results.h5ad").is_file():
+        raise InputError(f"{folder}: found no results/results.h5ad, expected a finished report")
+    nb = nbformat.read(notebook, as_version=4)
+    computing = [cell for cell in nb.cells if "run" in cell.metadata.get("tags", [])]
+    if len(computing) != 1:
+        raise InputError(f"{notebook}: found {len(computing)} cells with the tag run, expected the one that computes")
+    computing[0].source = _READ
+    params = record["parameters"] | {"name": folder.name, "out_dir": str(folder / "results")}
+    with hold_experiment(folder.name, folder.parent) as partial:
+        partial.mkdir(exist_ok=True)
+        nbformat.write(nb, partial / "reads.ipynb")
+        execute_notebook(partial / "reads.ipynb", params, partial / "report.ipynb")
+        _check_executed(partial / "report.ipynb")
+        render_html(partial / "report.ipynb", partial / "report.html", title=folder.name)
+        for name in ("report.ipynb", "report.html"):
+            (partial / name).replace(folder / name)
+        shutil.rmtree(partial)
+        write_record(folder, {part: value for part, value in record.items() if part != "files"})
+    return folder / "report.html"
 
 # %% ../../nbs/10_report/07_experiment.ipynb #d0ea3cdb
 def with_defaults(

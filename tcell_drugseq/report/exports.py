@@ -5,6 +5,7 @@
 # %% ../../nbs/10_report/04_exports.ipynb #72875a5d
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,8 +23,8 @@ from ..base.tables import escape_formulas
 from ..data.matrix import Z_NAMES
 
 # %% auto #0
-__all__ = ['well_latents', 'well_predictions', 'well_distances', 'gene_importance', 'export_tables', 'write_exports',
-           'check_out_dir']
+__all__ = ['well_latents', 'well_predictions', 'well_distances', 'gene_importance', 'export_tables', 'workbook_sheets',
+           'write_workbook', 'write_exports', 'check_out_dir']
 
 # %% ../../nbs/10_report/04_exports.ipynb #3b7fb3e0
 def well_latents(
@@ -121,6 +122,75 @@ def export_tables(
     """Collect every CSV table of a run."""
     return {file: make(results) for file, make in _makers(results).items()}
 
+# %% ../../nbs/10_report/04_exports.ipynb #a1b2c302
+_LONGEST = 50_000  # rows of a sheet
+_NOT_READ = ("latents", "training")  # groups of `OUTPUTS` that no person reads in a spreadsheet
+
+
+def workbook_sheets(
+    tables: dict[str, pd.DataFrame],  # file name -> table, of `export_tables`
+) -> dict[str, pd.DataFrame]:  # sheet -> table; the first one says what the others are
+    """The tables that a person reads, each short enough for a sheet."""
+    sheets, rows = {}, []
+    for output in OUTPUTS:
+        table = tables.get(output.file)
+        if table is None or output.group in _NOT_READ:
+            continue
+        about, sheet = output.meaning, Path(output.file).stem[:31]
+        if output.key == "differential":
+            table, about = table[table["q"] < 0.05], f"{about}; here only those with q < 0.05"
+        if len(table) > _LONGEST:
+            rows.append(("", f"{about}; {len(table):,} rows, too many for a sheet", output.file))
+            continue
+        rows.append((sheet, about, output.file))
+        sheets[sheet] = table
+    return {"sheets": pd.DataFrame(rows, columns=["sheet", "content", "the whole table"])} | sheets
+
+# %% ../../nbs/10_report/04_exports.ipynb #a1b2c304
+def _plain(value: object) -> str | float | int | bool | None:
+    """A value as a cell takes it: a number, a text that XML can hold, or nothing."""
+    import numpy as np
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return ILLEGAL_CHARACTERS_RE.sub("\N{REPLACEMENT CHARACTER}", str(value))[:32_767]  # the most that a cell holds
+
+
+def write_workbook(
+    tables: dict[str, pd.DataFrame],  # file name -> table, of `export_tables`
+    path: Path,  # the workbook
+) -> None:
+    """Write the tables as sheets of one workbook, in which no text is a formula."""
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.styles import Font
+    from openpyxl.worksheet._write_only import WriteOnlyWorksheet
+
+    book = Workbook(write_only=True)
+
+    def cell(sheet: WriteOnlyWorksheet, value: object, bold: bool = False) -> object:
+        value = _plain(value)
+        if not isinstance(value, str) and not bold:
+            return value
+        made = WriteOnlyCell(sheet, value)
+        made.data_type = "s"  # not a formula, also where it begins with =
+        if bold:
+            made.font = Font(bold=True)
+        return made
+
+    for name, table in workbook_sheets(tables).items():
+        sheet = cast(WriteOnlyWorksheet, book.create_sheet(name))
+        sheet.freeze_panes = "A2"
+        sheet.append([cell(sheet, str(column), bold=True) for column in table])
+        for row in table.itertuples(index=False, name=None):
+            sheet.append([cell(sheet, value) for value in row])
+    with written_whole(path) as tmp:
+        book.save(tmp)
+
 # %% ../../nbs/10_report/04_exports.ipynb #47c2191e
 def _draw_losses(results: AnnData, file: Path) -> None:
     from tcell_drugseq.training.figures import plot_losses
@@ -135,15 +205,19 @@ def write_exports(
     folder: Path,  # exists; files in it are replaced
     keep: Callable[[str], AbstractContextManager] = nullcontext,  # of a file; may take its failure as a note
 ) -> list[str]:  # names of the files written
-    """Write every table, the loss curve, `results.h5ad` and the machine-readable summary."""
+    """Write every table, the workbook, the loss curve, `results.h5ad` and the machine-readable summary."""
     from tcell_drugseq.base.tables import write_csv
     from tcell_drugseq.report.summary import report_metrics
 
-    names = []
+    names, tables = [], {}
     for name, make in _makers(results).items():
         with keep(name):
-            write_csv(escape_formulas(make(results)), folder / name)
+            tables[name] = make(results)
+            write_csv(escape_formulas(tables[name]), folder / name)
             names.append(name)
+    with keep("results.xlsx"):
+        write_workbook(tables, folder / "results.xlsx")
+        names.append("results.xlsx")
     if "history" in results.uns:
         with keep("loss_curve.png"):
             _draw_losses(results, folder / "loss_curve.png")

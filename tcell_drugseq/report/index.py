@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..base.files import read_bytes, written_whole
 from ..base.settings import InputError
-from .page import ASSETS, LIGHTS
+from .page import LIGHTS, fill_template
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,15 @@ __all__ = ['log', 'HIT_COLOURS', 'write_thumbnail', 'list_experiments', 'write_p
 # %% ../../nbs/10_report/05_index.ipynb #564a6ae2
 HIT_COLOURS = {"activating": "#d55e00", "suppressing": "#56b4e9", "none": "#333333"}
 _GREY = "#b8b8b8"
+
+
+def _claimable(results: Path) -> bool:
+    """Whether hits may be claimed; where no verdict stands beside the table, they may not be coloured either."""
+    file = results / "verdict.csv"
+    if not file.is_file():
+        return False
+    verdict = pd.read_csv(file, keep_default_na=False)
+    return bool((verdict["status"][verdict["claim"] == "hits"] != "no claim").any())
 
 
 def _distances(results: Path) -> tuple[list[float], list[str]] | None:
@@ -49,7 +58,7 @@ def _distances(results: Path) -> tuple[list[float], list[str]] | None:
         )
     table = table[table[by].map(math.isfinite)].sort_values(by, ascending=False, kind="stable")
     if {"hit", "direction"} <= set(table):
-        hit = table["hit"].astype(str) == "True"
+        hit = (table["hit"].astype(str) == "True") & _claimable(results)
         colours = table["direction"].map(HIT_COLOURS).fillna(HIT_COLOURS["none"]).where(hit, _GREY)
         return list(table[by]), list(colours)
     return list(table[by]), [_GREY] * len(table)
@@ -219,26 +228,16 @@ def _columns(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
     }
 
 # %% ../../nbs/10_report/05_index.ipynb #9992a162
-def _sha256(text: str) -> str:
-    from base64 import b64encode
-    from hashlib import sha256
-
-    return b64encode(sha256(text.encode()).digest()).decode()
-
-
 def write_page(
     path: Path,  # the HTML file
     template: str,  # file in assets/report
     **values: Any,  # values that the template shows
 ) -> None:
     """Render a template of the package to a page in which every value is escaped."""
-    from jinja2 import Environment, FileSystemLoader
-
-    pages = Environment(loader=FileSystemLoader(ASSETS / "report"), autoescape=True, trim_blocks=True)
-    pages.filters["sha256"] = _sha256
-    page = pages.get_template(template).render(values)
     with written_whole(path) as tmp:
-        tmp.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold lone surrogates
+        tmp.write_text(
+            fill_template(template, **values), encoding="utf-8", errors="replace"
+        )  # JSON may hold lone surrogates
 
 # %% ../../nbs/10_report/05_index.ipynb #a24642b8
 def write_index(

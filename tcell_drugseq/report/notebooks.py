@@ -21,13 +21,13 @@ import nbformat
 
 from ..base.files import NoSpaceError, needs_space, read_bytes, written_whole
 from ..base.settings import InputError, coerce, naming, shown
-from .page import ASSETS
+from .page import ASSETS, sha256_base64
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'read_notebook_parameters', 'check_parameters', 'ReportError', 'remove_sockets', 'execute_notebook',
-           'render_html']
+           'prepare_page', 'render_html']
 
 # %% ../../nbs/10_report/03_notebooks.ipynb #f7c6c312
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError, SyntaxError)
@@ -154,7 +154,49 @@ def execute_notebook(
         if running.exists():
             running.replace(failed)
 
-# %% ../../nbs/10_report/03_notebooks.ipynb #de3a6463
+# %% ../../nbs/10_report/03_notebooks.ipynb #7a02
+def _sections(nb: nbformat.NotebookNode) -> list[list[nbformat.NotebookNode]]:
+    """Cells by section; what precedes the first heading is a section too."""
+    parts: list[list[nbformat.NotebookNode]] = [[]]
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            parts.append([])
+        parts[-1].append(cell)
+    return parts
+
+
+def _messages(nb: nbformat.NotebookNode) -> str:
+    """What the cells wrote to standard error, which is taken out of them."""
+    said = []
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            errors = [out for out in cell.outputs if out.get("name") == "stderr"]
+            said += [out.text for out in errors]
+            cell.outputs = [out for out in cell.outputs if out not in errors]
+    return "".join(said)
+
+
+def prepare_page(
+    nb: nbformat.NotebookNode,  # executed; changed in place
+) -> dict[str, Any]:  # messages, and headings as (text, anchor)
+    """Drop sections that show nothing, mark where folds open and close, and tell what stands around the cells."""
+    messages, kept, headings, open_fold = _messages(nb), [], [], False
+    for number, cells in enumerate(_sections(nb)):
+        code = [cell for cell in cells if cell.cell_type == "code"]
+        if number and code and not any(cell.outputs for cell in code):
+            continue
+        if number:
+            first = cells[0]
+            title, _, rest = first.source.partition("\n")
+            headings.append((title[3:].strip(), title[3:].strip().replace(" ", "-")))
+            first.metadata["closes"], open_fold = open_fold, "fold" in first.metadata.get("tags", [])
+            if open_fold:
+                first.metadata["opens"], first.source = headings[-1], rest.strip()
+        kept += cells
+    nb.cells = kept
+    return {"messages": messages, "headings": headings, "last_fold": open_fold}
+
+# %% ../../nbs/10_report/03_notebooks.ipynb #7a06
 _MAX_BYTES = 6_000_000
 
 
@@ -170,8 +212,10 @@ def render_html(
 
     exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(ASSETS)], exclude_input=not show_code)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    name = {"metadata": {"name": title or Path(ipynb).stem}}
-    body, _ = exporter.from_notebook_node(nbformat.read(ipynb, as_version=4), resources=name)
+    exporter.register_filter("sha256", sha256_base64)
+    nb = nbformat.read(ipynb, as_version=4)
+    about = {"metadata": {"name": title or Path(ipynb).stem}, "page": prepare_page(nb)}
+    body, _ = exporter.from_notebook_node(nb, resources=about)
     _write(Path(page), body)
     if (size := len(body.encode())) > _MAX_BYTES:
         log.warning("%s: %.1f MB, more than %.0f MB", page, size / 1e6, _MAX_BYTES / 1e6)

@@ -9,10 +9,11 @@ import base64
 import html
 import io
 import math
-import zlib
+import re
+from hashlib import sha256
 from importlib import import_module, resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,15 +22,36 @@ from ..base.results import describe_column
 from ..base.style import PICTURES, SECTIONS, Picture
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['ASSETS', 'LIGHTS', 'FIGURES', 'show_text', 'show_table', 'show_figure', 'show_map', 'show_lights', 'pictures_of',
-           'show_pictures']
+__all__ = ['ASSETS', 'LIGHTS', 'FIGURES', 'sha256_base64', 'fill_template', 'show_text', 'number_text', 'p_text', 'show_table',
+           'show_figure', 'pictures_of', 'show_pictures']
 
 # %% ../../nbs/10_report/01_page.ipynb #7fd0953a
 ASSETS = Path(str(resources.files("tcell_drugseq"))) / "assets"  # data, templates and styles of the package
+
+# %% ../../nbs/10_report/01_page.ipynb #9a10
+def sha256_base64(
+    text: str,
+) -> str:
+    """The digest by which a page names the one script that it lets run."""
+    return base64.b64encode(sha256(text.encode()).digest()).decode()
+
+
+def fill_template(
+    template: str,  # file in assets/report
+    **values: Any,  # values that the template shows
+) -> str:
+    """Render a template of the package; every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    pages = Environment(
+        loader=FileSystemLoader(ASSETS / "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters |= {"sha256": sha256_base64, "number": number_text, "p": p_text}
+    pages.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    return pages.get_template(template).render(values)
 
 # %% ../../nbs/10_report/01_page.ipynb #d854878d
 def show_text(
@@ -42,21 +64,56 @@ def show_text(
     body = "".join(f"<p>{html.escape(p)}</p>" for p in paragraphs)
     display(HTML(f'<div class="box">{body}</div>' if box else body))
 
-# %% ../../nbs/10_report/01_page.ipynb #29f57cab
+# %% ../../nbs/10_report/01_page.ipynb #9a02
+def number_text(
+    value: float,
+    decimals: int = 0,
+) -> str:
+    """A number with a thousands separator and a true minus; a dash where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:z,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_text(
+    value: float,  # a p or a q
+) -> str:
+    """A probability: two digits, or that it is below 0.0001."""
+    if not math.isfinite(value):
+        return "–"
+    if value < 0.0001:
+        return "< 0.0001"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _decimals(values: pd.Series, digits: int) -> int:
+    """Decimals with which the largest value has so many digits; none for whole numbers, four at most."""
+    known = values[values.map(math.isfinite)].abs()
+    if known.empty or (known % 1 == 0).all():
+        return 0
+    return min(max(digits - 1 - math.floor(math.log10(max(known.max(), 1e-9))), 0), 4)
+
+
 def _texts(values: pd.Series, digits: int) -> pd.Series:
-    """Cells of one column as escaped text."""
-    if not pd.api.types.is_numeric_dtype(values):
-        return values.astype(str).map(html.escape)
-    whole = (values.dropna() % 1 == 0).all()
+    """Cells of one column as text."""
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return values.astype(str)
+    if re.fullmatch(r"(smallest_)?[pq](_\w+|\W.*| over .*)?", str(values.name)):
+        return values.astype(float).map(p_text)
+    decimals = _decimals(values.astype(float), digits)
+    return values.astype(float).map(lambda value: number_text(value, decimals))
 
-    def text(value: float) -> str:
-        if not math.isfinite(value):
-            return "–"
-        return f"{value:,.0f}" if whole or abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}".rstrip(".")
+# %% ../../nbs/10_report/01_page.ipynb #9a06
+LIGHTS = {
+    "claim": ("#1a7f37", "may be claimed"),
+    "limited": ("#b35900", "only with its limits"),
+    "no claim": ("#b3261e", "can't be claimed"),
+    "pass": ("#1a7f37", "pass"),
+    "warn": ("#b35900", "warn"),
+    "fail": ("#b3261e", "fail"),
+}
 
-    return values.map(text)
-
-
+# %% ../../nbs/10_report/01_page.ipynb #9a07
 def _column_help(about: str, columns: dict[str, str]) -> str:
     """What columns of the file `about` mean, by their names there and on the page; those that it lacks are left out."""
     found = {shown: describe_column(about, name) for name, shown in columns.items()} if about else {}
@@ -65,31 +122,44 @@ def _column_help(about: str, columns: dict[str, str]) -> str:
     return f"<details><summary>What the columns mean</summary><dl>{lines}</dl></details>" if lines else ""
 
 
+_LONG = 60  # characters of a text that gets a wide column
+
+
 def show_table(
-    frame: pd.DataFrame,  # rows to show; the index is left out
+    frame: pd.DataFrame,  # rows to show; the index is left out; values of a column `status` become lights
     caption: str = "",  # one line above the table
-    digits: int = 3,  # significant digits of numbers
+    digits: int = 3,  # significant digits of the largest number of a column
     about: str = "",  # file of the run that the columns are from, as hits.csv: below the table they are explained
     names: dict[str, str] | None = None,  # column -> what it is called on the page
 ) -> None:
-    """Display a table with every name escaped and numbers right-aligned."""
+    """Display a table with every text escaped."""
     from IPython.display import HTML, display
 
     called = {name: (names or {}).get(name, name) for name in map(str, frame)}
-    frame = frame.rename(columns=names or {})
-    numbers = frame.select_dtypes("number").columns
-    style = frame.reset_index(drop=True).apply(_texts, digits=digits).style.hide(axis="index")
-    style = style.format_index(lambda name: html.escape(str(name)), axis="columns")
-    style = style.set_caption(html.escape(caption))
-    style = style.set_table_styles({c: [{"selector": "", "props": "text-align: right"}] for c in numbers})
-    style = style.set_uuid(f"{zlib.crc32(frame.to_csv().encode()):x}")
-    display(HTML(f'<div class="wide">{style.to_html()}</div>{_column_help(about, called)}'))
+    frame = frame.rename(columns=names or {}).reset_index(drop=True)
+    side = {str(c): ' class="number"' if pd.api.types.is_numeric_dtype(frame[c]) else "" for c in frame}
+
+    def cell(name: str, text: str) -> str:
+        if name == "status" and text in LIGHTS:
+            style, word = text.replace(" ", "-"), LIGHTS[text][1]
+            return f'<td class="light {style}">{word}</td>'
+        long = ' class="long"' if len(text) > _LONG else ""
+        return f"<td{side[name] or long}>{html.escape(text)}</td>"
+
+    texts = frame.apply(_texts, digits=digits)
+    head = "".join(f'<th scope="col"{side[str(c)]}>{html.escape(str(c))}</th>' for c in frame)
+    columns = [str(c) for c in frame]
+    rows = "".join(f"<tr>{''.join(map(cell, columns, row))}</tr>" for row in texts.itertuples(index=False, name=None))
+    title = f"<caption>{html.escape(caption)}</caption>" * bool(caption)
+    table = f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    frame_of = f'<div class="wide" role="group" tabindex="0" aria-label="{html.escape(caption or "table")}">'
+    display(HTML(f"{frame_of}{table}</div>{_column_help(about, called)}"))
 
 # %% ../../nbs/10_report/01_page.ipynb #911ac359
 def show_figure(
     fig: Figure,  # any Matplotlib figure
     alt: str,  # what the picture shows, in words
-    dpi: int = 130,  # pixels per inch; a figure of 9.4 inches fills the page
+    dpi: int = 200,  # pixels per inch; a figure of 9.4 inches is shown 940 pixels wide
 ) -> None:
     """Display a figure as an embedded PNG with a description, and close it."""
     import matplotlib.pyplot as plt
@@ -102,51 +172,9 @@ def show_figure(
     reduced.save(small, "PNG", optimize=True)  # a third of the size; rare colours (a few wells) are kept
     plt.close(fig)
     data = base64.b64encode(small.getvalue()).decode()
-    display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(alt)}"></figure>'))
-
-# %% ../../nbs/10_report/01_page.ipynb #87866c42
-def show_map(
-    fig: go.Figure,  # from `latent_map`; one per report, because its script is large
-) -> None:
-    """Display an interactive figure that needs nothing from the network."""
-    from IPython.display import HTML, display
-
-    config = {"displaylogo": False, "showSendToCloud": False}  # no button that uploads the data
-    page = fig.to_html(full_html=False, include_plotlyjs=True, include_mathjax=False, config=config)
-    display(HTML(page))
-
-# %% ../../nbs/10_report/01_page.ipynb #38bf426f
-LIGHTS = {
-    "claim": ("#1a7f37", "may be claimed"),
-    "limited": ("#b35900", "only with its limits"),
-    "no claim": ("#b3261e", "can't be claimed"),
-    "pass": ("#1a7f37", "pass"),
-    "warn": ("#b35900", "warn"),
-    "fail": ("#b3261e", "fail"),
-}
-
-# %% ../../nbs/10_report/01_page.ipynb #b3f41c81
-def show_lights(
-    frame: pd.DataFrame,  # with a column `status`
-    caption: str = "",  # one line above the table
-    digits: int = 2,  # significant digits of numbers
-    about: str = "",  # file of the run that the columns are from, as in `show_table`
-) -> None:
-    """Display a table with a traffic light for each status, every text escaped."""
-    from IPython.display import HTML, display
-
-    def cell(name: str, text: str) -> str:
-        if name != "status":
-            return f"<td>{text}</td>"
-        colour, word = LIGHTS[html.unescape(text)]
-        return f'<td class="light"><span style="color:{colour}" aria-hidden="true">&#9679;</span> {word}</td>'
-
-    texts = frame.reset_index(drop=True).apply(_texts, digits=digits)
-    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in frame)
-    rows = "".join(f"<tr>{''.join(map(cell, texts.columns, row))}</tr>" for row in texts.itertuples(index=False))
-    title = f"<caption>{html.escape(caption)}</caption>" * bool(caption)
-    table = f'<table class="lights">{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    display(HTML(table + _column_help(about, {str(c): str(c) for c in frame})))
+    width = round(100 * fig.get_size_inches()[0])
+    source = f'src="data:image/png;base64,{data}" width="{width}"'
+    display(HTML(f'<figure><img {source} alt="{html.escape(alt)}"></figure>'))
 
 # %% ../../nbs/10_report/01_page.ipynb #59623239
 FIGURES = ("counts", "training", "evidence", "latent", "biology", "data", "importance")  # chapters with pictures

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -12,7 +14,7 @@ from conftest import HOSTILE
 from tcell_drugseq.base.defaults import RunConfig
 from tcell_drugseq.base.settings import InputError, coerce, leaves
 from tcell_drugseq.data.reading import write_bundle
-from tcell_drugseq.report.experiment import default_notebook, run_report
+from tcell_drugseq.report.experiment import default_notebook, draw_again, run_report
 from tcell_drugseq.report.notebooks import ReportError, check_parameters, read_notebook_parameters
 
 LOADS = re.compile(
@@ -184,12 +186,47 @@ def test_report_says_how_the_wells_were_split(hostile_report):
     assert "share no compound" in text
 
 
-def test_report_opens_with_the_verdict(hostile_report):
+def test_report_opens_with_what_may_be_claimed(hostile_report):
     text = (hostile_report / "report.html").read_text(encoding="utf-8")
-    first = text.index('id="What-may-be-claimed"')
-    assert first < text.index('id="Audits"') < text.index('id="What-was-run"')
     found = json.loads((hostile_report / "metrics.json").read_text())
     assert [row["claim"] for row in found["verdict"]] == ["prediction", "ranking", "hits", "gene importance"]
+    places = [text.index(part) for part in ("<h1", 'class="claimed', 'id="All-compounds"', '<details class="fold"')]
+    assert places == sorted(places)
+    folds = re.findall(r'<details class="fold" id="([^"]+)"', text)
+    assert folds[0] == "What-may-be-claimed" and folds[-2:] == ["Files", "Glossary"]
+    assert found["hash"] in text and "tcell_drugseq " in text
+
+
+def test_links_lead_to_files_that_lie_beside_the_page(hostile_report):
+    text = (hostile_report / "report.html").read_text(encoding="utf-8")
+    links = [unquote(link) for link in re.findall(r'href="(results/[^"]+)"', text)]
+    assert {"results/hits.csv", "results/results.xlsx", "results/retest_list.csv"} <= set(links)
+    assert [link for link in links if not (hostile_report / link).is_file()] == []
+
+
+def test_the_workbook_holds_names_as_they_are(hostile_report):
+    from openpyxl import load_workbook
+
+    book = load_workbook(hostile_report / "results" / "results.xlsx", read_only=True)
+    assert {"sheets", "verdict", "hits", "data_dictionary"} <= set(book.sheetnames)
+    cells = [row[1] for row in book["hits"].iter_rows(min_row=2)]
+    assert set(HOSTILE["compounds"]) <= {cell.value for cell in cells}
+    assert {cell.data_type for cell in cells} <= {"s", "inlineStr"}  # text, not formulas
+
+
+def test_a_page_can_be_drawn_again_without_computing(hostile_report, tmp_path):
+    shutil.copytree(hostile_report, tmp_path / "again")
+    page = tmp_path / "again" / "report.html"
+    before = page.read_text(encoding="utf-8")
+    page.write_text("lost")
+    assert draw_again(tmp_path / "again") == page
+    after = page.read_text(encoding="utf-8")
+    values = re.compile(r'<script [^>]*id="values"[^>]*>(.*?)</script>', re.S)
+    assert json.loads(values.findall(after)[0]) == json.loads(values.findall(before)[0])
+    headings = re.compile(r'<details class="fold" id="([^"]+)"')
+    assert headings.findall(after) == headings.findall(before)
+    with pytest.raises(InputError, match="expected a finished report"):
+        draw_again(tmp_path)
 
 
 def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
@@ -207,9 +244,10 @@ def test_a_loaded_model_on_a_screen_without_controls(hostile_report, tmp_path):
     assert (summary["split"], summary["validation_wells"], summary["control_wells"]) == ("new", 16, 0)
     assert summary["top_compounds"] == [] and summary["validation"] == {}
     text = (folder / "report.html").read_text(encoding="utf-8")
-    assert "There are no control wells, so there are no distances." in text
-    assert "There is no score that is both measured and predicted." in text
-    answer = text[text.index('id="Answer"') :]
+    assert "No hit may be claimed: no control well is known" in text and "without control wells" in text
+    folds = re.findall(r'<details class="fold" id="([^"]+)"', text)
+    assert not {"Distances", "Scores", "Label", "Doses", "For-the-laboratory", "Loss"} & set(folds)
+    answer = text[text.index('id="Answer"') : text.index('id="Files"')]
     assert "Genes with the largest effect" in answer
     assert "Farthest" not in answer and "AUROC" not in answer
 

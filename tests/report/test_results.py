@@ -21,9 +21,9 @@ BRIEF |= {"set_permutations": 100, "biology_top": 4, "num_threads": 1}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Results and folder of one small training on a screen that has everything: labels, scores, doses, counts."""
+    """Results and folder of one small training on a screen that has everything: labels, scores, doses, counts, hits."""
     root = tmp_path_factory.mktemp("results")
-    small = SimConfig(n_plates=2, n_compounds=12, n_controls=12, n_genes=120, n_doses=4)
+    small = SimConfig(n_plates=2, n_compounds=12, n_controls=12, n_genes=120, n_doses=4, strength=5)
     write_simulation(simulate_screen(small), root / "data")
     scores = root / "data" / "scores_3_z.csv"
     head, rest = scores.read_text(encoding="utf-8").split("\n", 1)

@@ -56,7 +56,7 @@ def page_of(folder: Path) -> str:
 
 def words_of(page: str) -> str:
     """What a reader reads: no tags, no pictures."""
-    return " ".join(html.unescape(re.sub("<[^>]*>", " ", page[page.index("<main>") :])).split())
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", page[page.index("<main") :])).split())
 
 
 def answer_of(page: str) -> str:
