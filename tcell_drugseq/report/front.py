@@ -97,7 +97,7 @@ def _lines(results: AnnData, cards: list[dict[str, Any]]) -> list[tuple[str, lis
         if card.get("hit"):
             row = named.get(card["name"], {})
             also = [one for one in str(row.get("also", "")).split("; ") if one]
-            line = {"number": number, "card": card, "genes": _genes(card), "also": also} | {"set": "", **row}
+            line = {"set": "", **row} | {"number": number, "card": card, "genes": _genes(card), "also": also}
             groups[row.get("kind", "unknown")].append(line)
     return [(kind, lines) for kind, lines in groups.items() if lines]
 
