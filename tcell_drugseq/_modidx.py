@@ -828,6 +828,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'tcell_drugseq/counts/build.py')},
             'tcell_drugseq.counts.checks': { 'tcell_drugseq.counts.checks._known_symbols': ( '06_counts/checks.html#_known_symbols',
                                                                                              'tcell_drugseq/counts/checks.py'),
+                                             'tcell_drugseq.counts.checks._parquet_text': ( '06_counts/checks.html#_parquet_text',
+                                                                                            'tcell_drugseq/counts/checks.py'),
                                              'tcell_drugseq.counts.checks._raw': ( '06_counts/checks.html#_raw',
                                                                                    'tcell_drugseq/counts/checks.py'),
                                              'tcell_drugseq.counts.checks.check_counts': ( '06_counts/checks.html#check_counts',

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..base.fields import NUMBER, find_separator, parse_cells, parse_columns, split_rows
 from ..base.tables import quote_some, refuse
-from .checks import WORKBOOKS, read_sheets, read_text, sheet_place
+from .checks import PARQUET, WORKBOOKS, read_sheets, read_text, sheet_place
 from tcell_drugseq.counts.drafts import (
     ID_COLUMNS,
     SYMBOL_COLUMNS,
@@ -122,7 +122,7 @@ def draft_table(
     matrix: str = "",  # of no use here
 ) -> CountDraft:
     """Read a table into a draft."""
-    sheets, form = read_sheets(path), "workbook" if path.suffix.lower() in WORKBOOKS else ""
+    sheets, form = read_sheets(path), "workbook" if path.suffix.lower() in WORKBOOKS else path.suffix[1:].lower() * (path.suffix.lower() == PARQUET)
     if len(sheets) == 1:
         return _draft_text(next(iter(sheets.values())), path.name, form)
     drafts = {sheet: _draft_text(text, sheet_place(path.name, sheet), form) for sheet, text in sheets.items()}
@@ -130,7 +130,7 @@ def draft_table(
 
 # %% ../../nbs/06_counts/03_count_tables.ipynb #e47c3285
 _TABLES = (".csv", ".tsv", ".txt", ".tab")
-_ENDINGS = (*_TABLES, *(f"{ending}.gz" for ending in _TABLES), ".gct", ".gct.gz", *WORKBOOKS)
+_ENDINGS = (*_TABLES, *(f"{ending}.gz" for ending in _TABLES), ".gct", ".gct.gz", PARQUET, *WORKBOOKS)
 
 
 def _tables_in(path: Path) -> list[Path]:
@@ -192,7 +192,7 @@ def draft_folder(
 ) -> CountDraft:
     """Read the tables of a folder into one draft."""
     paths = _tables_in(path)
-    names, wells = _stems(paths), [_read_well(p) if not p.name.lower().endswith(WORKBOOKS) else None for p in paths]
+    names, wells = _stems(paths), [_read_well(p) if not p.name.lower().endswith((PARQUET, *WORKBOOKS)) else None for p in paths]
     whole = [lines for lines in wells if lines is not None]
     if not whole:
         drafts = {name: draft_table(p) for name, p in zip(names, paths, strict=True)}
@@ -207,5 +207,5 @@ def draft_folder(
     return CountDraft(path.name, "folder of wells", x, names, genes, "wells_by_genes", notes=[why] * bool(why))
 
 
-TABLE = Reader("CSV, TSV, GCT (or their gzip), a workbook", is_named(*_ENDINGS), draft_table)
+TABLE = Reader("CSV, TSV, GCT (or their gzip), a workbook, parquet", is_named(*_ENDINGS), draft_table)
 FOLDER = Reader("a folder with a table of each plate or of each well", _is_folder_of_tables, draft_folder)

@@ -100,7 +100,6 @@ READERS = [TABLE, FOLDER, ZARR, H5AD, TENX, MTX]
 
 _OTHERS = {
     ".loom": "read it with scanpy.read_loom and write an .h5ad",
-    ".parquet": "read it with pandas.read_parquet and write a CSV",
     ".rds": "an object of R; write its counts as MatrixMarket or CSV",
     ".h5seurat": "convert it with SeuratDisk to an .h5ad",
     ".bam": "reads that are not counted yet; count them with STARsolo",

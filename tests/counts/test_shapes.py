@@ -539,6 +539,12 @@ def zarr(folder: Path) -> Path:
     return folder / "counts.zarr"
 
 
+def parquet(folder: Path) -> Path:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    table().to_parquet(folder / "counts.parquet")
+    return folder / "counts.parquet"
+
+
 def workbook(folder: Path) -> Path:
     pytest.importorskip("python_calamine")
     table().T.to_excel(folder / "counts.xlsx")
@@ -567,6 +573,7 @@ FORMS = {  # how it is made, and a word of the notes
     "a header of features": (with_header, "the first line is a header"),
     "zarr": (zarr, "counts are those of X"),
     "workbook": (workbook, "read as workbook"),
+    "parquet": (parquet, "read as parquet"),
 }
 
 
@@ -585,6 +592,10 @@ REFUSED = {  # how it is made, and what is said
         "wells: found 75% of the stranded reads on the first strand",
     ),
     "one well": (lambda f: per_well(lambda n: [n])(f) / "P1_A01_ReadsPerGene.out.tab", "the counts of one well"),
+    "a broken parquet file": (
+        lambda f: (f / "x.parquet").write_bytes(b"PAR1") and f / "x.parquet",
+        "found no readable parquet file",
+    ),
     "loom": (lambda f: (f / "x.loom").write_bytes(b"x") and f / "x.loom", "read it with scanpy.read_loom"),
     "a folder of something else": (lambda f: (f / "x.png").write_bytes(b"x") and f, "no matrix.mtx beside 'x.png'"),
     "a broken store": (lambda f: (f / "zarr.json").write_text("{") and f, "found no readable AnnData"),
