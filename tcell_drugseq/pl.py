@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['values_of', 'plate', 'compound', 'compare', 'qc']
+__all__ = ['values_of', 'plate', 'compound', 'compare', 'qc', 'layout']
 
 # %% ../nbs/92_pl.ipynb #a014bbb4
 def _unknown(kind: str, name: str, known: list[str]) -> InputError:
@@ -210,3 +210,15 @@ def qc(
     wells.layers["counts"] = screen.layers["counts"]
     wells.uns["qc"] = place_wells(measure_wells(wells), cast(pd.DataFrame, screen.obs))
     return plot_qc(wells)
+
+# %% ../nbs/92_pl.ipynb #cbdf066c
+def layout(
+    results: AnnData,  # of a run with hits
+) -> Figure:  # one panel per plate
+    """Draw the layout of the next plates; raises `InputError` where there is none."""
+    from tcell_drugseq.latent.figures import plot_layout
+
+    if not len(results.uns.get("next_layout", ())):
+        raise InputError("layout: found no layout of the next plates, expected the results of a run that calls hits")
+    obs = cast(pd.DataFrame, results.obs)
+    return plot_layout(results.uns["next_layout"], str(obs.loc[obs["is_control"], "compound"].iloc[0]))

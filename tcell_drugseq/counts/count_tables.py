@@ -122,7 +122,10 @@ def draft_table(
     matrix: str = "",  # of no use here
 ) -> CountDraft:
     """Read a table into a draft."""
-    sheets, form = read_sheets(path), "workbook" if path.suffix.lower() in WORKBOOKS else path.suffix[1:].lower() * (path.suffix.lower() == PARQUET)
+    sheets, form = (
+        read_sheets(path),
+        "workbook" if path.suffix.lower() in WORKBOOKS else path.suffix[1:].lower() * (path.suffix.lower() == PARQUET),
+    )
     if len(sheets) == 1:
         return _draft_text(next(iter(sheets.values())), path.name, form)
     drafts = {sheet: _draft_text(text, sheet_place(path.name, sheet), form) for sheet, text in sheets.items()}
@@ -192,7 +195,10 @@ def draft_folder(
 ) -> CountDraft:
     """Read the tables of a folder into one draft."""
     paths = _tables_in(path)
-    names, wells = _stems(paths), [_read_well(p) if not p.name.lower().endswith((PARQUET, *WORKBOOKS)) else None for p in paths]
+    names, wells = (
+        _stems(paths),
+        [_read_well(p) if not p.name.lower().endswith((PARQUET, *WORKBOOKS)) else None for p in paths],
+    )
     whole = [lines for lines in wells if lines is not None]
     if not whole:
         drafts = {name: draft_table(p) for name, p in zip(names, paths, strict=True)}

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tcell_drugseq.latent.figures import (
         add_maps as add_maps,
         latent_coordinates as latent_coordinates,
-        latent_map as latent_map,
         plot_compounds as plot_compounds,
         plot_hits as plot_hits,
         plot_latent as plot_latent,
@@ -66,7 +65,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures": [
             "add_maps",
             "latent_coordinates",
-            "latent_map",
             "plot_compounds",
             "plot_hits",
             "plot_latent",

@@ -5,7 +5,6 @@
 # %% ../../nbs/04_latent/06_figures.ipynb #acfcf2d5
 from __future__ import annotations
 
-import html
 import warnings
 from typing import TYPE_CHECKING, cast
 
@@ -31,12 +30,11 @@ from tcell_drugseq.base.style import (
 from ..data.wells import ROWS, plate_shape, row_numbers
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['add_maps', 'latent_coordinates', 'plot_latent', 'latent_map', 'plot_compounds', 'plot_hits', 'plot_layout']
+__all__ = ['add_maps', 'latent_coordinates', 'plot_latent', 'plot_compounds', 'plot_hits', 'plot_layout']
 
 # %% ../../nbs/04_latent/06_figures.ipynb #ab5c47f0
 def add_maps(
@@ -129,47 +127,6 @@ def plot_latent(
             groups = obs[column].astype(str)
             few = groups.nunique() <= 10
             _scatter_groups(ax, xy, groups, sns.color_palette("colorblind" if few else "viridis", groups.nunique()))
-    return fig
-
-# %% ../../nbs/04_latent/06_figures.ipynb #3b899ce8
-def latent_map(
-    results: AnnData,  # results with `obsm["X_latent"]`
-    method: str = "pca",  # "pca" or "umap"
-    top: int = 20,  # compounds that count as the furthest
-) -> go.Figure:  # one trace per compound class
-    """Draw the latent map with the name of each well under the mouse."""
-    import plotly.graph_objects as go
-
-    xy, kinds = latent_coordinates(results, method).round(3), _classes(results, top)
-    lines = cast(pd.DataFrame, results.obs).assign(well=results.obs_names)[["compound", "well", "split"]]
-    lines = lines.astype(str).map(html.escape, quote=False)
-    texts = "<b>" + lines["compound"] + "</b><br>" + lines["well"] + "<br>" + lines["split"] + " well"
-    if "dist_relative" in results.obs:
-        texts += "<br>distance " + results.obs["dist_relative"].map("{:.2f}".format) + " (control wells = 1)"
-    fig = go.Figure()
-    for name, colour in zip(kinds.cat.categories, [GREY, UP_COLOUR, TRAIN_COLOUR], strict=True):
-        wells = (kinds == name).to_numpy()
-        if not wells.any():
-            continue
-        x, y = xy[wells].to_numpy().T
-        marker = {"color": colour, "size": 6, "opacity": 0.85}
-        fig.add_scatter(
-            x=x,
-            y=y,
-            text=texts[wells],
-            name=name,
-            mode="markers",
-            marker=marker,
-            hovertemplate="%{text}<extra></extra>",
-        )
-    fig.update_layout(
-        template="simple_white",
-        height=520,
-        margin={"l": 50, "r": 10, "t": 10, "b": 50},
-        legend={"orientation": "h", "y": 1.08},
-    )
-    fig.update_xaxes(title=xy.columns[0], showticklabels=False, ticks="")
-    fig.update_yaxes(title=xy.columns[1], showticklabels=False, ticks="")
     return fig
 
 # %% ../../nbs/04_latent/06_figures.ipynb #bafd2e74

@@ -51,6 +51,15 @@ def test_parameters_cell_agrees_with_config():
         assert coerce(setting, given, value) == value
 
 
+def test_the_report_notebook_runs_as_it_is_committed(tmp_path):
+    from nbclient import NotebookClient
+
+    shutil.copy(default_notebook(), tmp_path)
+    notebook = nbformat.read(tmp_path / default_notebook().name, as_version=4)
+    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, timeout=600).execute()
+    assert "simulated" in json.dumps(notebook.cells) and [p.name for p in tmp_path.iterdir()] == ["10_experiment.ipynb"]
+
+
 def test_every_parameter_says_what_it_is():
     cells = nbformat.read(default_notebook(), as_version=4).cells
     (cell,) = (c for c in cells if "parameters" in c.metadata.get("tags", []))
