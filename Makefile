@@ -61,7 +61,7 @@ data/simulated: | setup
 	$(BIN)/tcell-drugseq simulate $@
 
 # The documentation as a site in build/docs: the notebooks as they are, the pages of nbs/docs, and three reports that are
-# made when they are not there yet. Links are checked. Needs the packages of the extra `docs`, which it installs.
+# made when they are not there yet (`make docs GALLERY=` makes none). Links are checked. It installs the extra `docs`.
 GALLERY = build/gallery_pages/gallery
 
 docs: setup $(GALLERY)

@@ -14,7 +14,8 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "tcell_drugseq"
 html_copy_source = False
-html_extra_path = [str(Path(__file__).parents[2] / "build" / "gallery_pages")]  # `make docs` makes the reports first
+gallery = Path(__file__).parents[2] / "build" / "gallery_pages"  # `make docs` makes the reports first
+html_extra_path = [str(gallery)] if gallery.is_dir() else []
 suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]  # Pygments knows no mermaid
 
 
