@@ -65,7 +65,7 @@ data/simulated: | setup
 GALLERY = build/gallery_pages/gallery
 
 docs: setup $(GALLERY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/sphinx-build -q -W --keep-going -c nbs/docs nbs build/docs
 	@echo build/docs/docs/index.html
 

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
            'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'null_wells',
-           'compound_floors', 'audit_smallest_q', 'power_of_shift', 'control_variances', 'audit_power',
-           'audit_compound_plates', 'cramers_v', 'audit_plate_targets']
+           'compound_floors', 'audit_smallest_q', 'power_of_shift', 'leading_scores', 'control_variances',
+           'audit_power', 'audit_compound_plates', 'cramers_v', 'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
 def wells_per_compound(
@@ -210,6 +210,22 @@ def power_of_shift(
     return np.array([(t > cut).mean() for t in pushed])
 
 # %% ../../nbs/07_audit/04_design.ipynb #7c0744b4
+def leading_scores(
+    x: np.ndarray,  # (N, G)
+    k: int,  # components
+) -> np.ndarray:  # (N, <= k) scores on the leading components, uncentred; the largest first, none that is rounding
+    """Scores on the first principal components, at a cost that grows with the size of the matrix and no faster."""
+    from scipy.sparse.linalg import svds
+
+    if min(x.shape) > 10 * k:
+        found: Any = svds(x, k, v0=np.ones(min(x.shape)))
+        u, s = found[:2]
+    else:
+        u, s, _ = np.linalg.svd(x, full_matrices=False)
+    order = [i for i in np.argsort(-s) if s[i] ** 2 > 1e-9 * s.max() ** 2][:k]
+    return u[:, order] * s[order]
+
+
 def control_variances(
     screen: AnnData,  # a Screen
 ) -> np.ndarray | None:  # (components,) variance of DMSO wells along the components; None where too few are known
@@ -229,10 +245,8 @@ def control_variances(
             control = control & ~here
     if control.sum() - used < 3:
         return None
-    squares, vectors = np.linalg.eigh(x @ x.T)
-    k = min(N_COMPONENTS, int((squares > 1e-9 * squares[-1]).sum()))
-    z = vectors[:, -k:] * np.sqrt(squares[-k:])  # (N, components)
-    return (z[control] ** 2).sum(axis=0)[::-1] / (control.sum() - used)
+    z = leading_scores(x, N_COMPONENTS)  # (N, components)
+    return (z[control] ** 2).sum(axis=0) / (control.sum() - used)
 
 # %% ../../nbs/07_audit/04_design.ipynb #8aa3e08d
 @audit("power", todo="more wells of each compound")  # costs nothing: hits that can't be called say so

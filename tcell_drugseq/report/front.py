@@ -253,7 +253,7 @@ def front_values(
     of_hits = [(cause, todo) for cause, todo, claims in causes if "hits" in claims]
     return {
         "name": name,
-        "date": datetime.now().astimezone().strftime("%-d %B %Y"),
+        "date": f"{(now := datetime.now().astimezone()).day} {now:%B %Y}",
         "commit": _commit(),
         "source": uns["source"],
         "screened": _screened(results),
