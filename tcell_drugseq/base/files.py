@@ -251,7 +251,7 @@ def beside(
         given = Path(os.path.expanduser(str(value)))
         if not value or given.is_absolute() or os.path.exists(given) or not os.path.exists(folder / given):
             return value
-        return str(folder / given)
+        return os.path.normpath(folder / given)
 
     return {name: found(value) if name in INPUTS else value for name, value in values.items()}
 
