@@ -557,11 +557,13 @@ _CHANGES = (
             Column("wells", "number of its wells with a dose and a distance"),
             Column("n_doses", "number of different doses above 0"),
             Column(
-                "status", "ec50, open, above, below, unbounded, flat or too few doses: what may be said of the EC50"
+                "status",
+                "ec50, open, above, below, unbounded, flat or too few doses: what may be said of the EC50; one dose, "
+                "steps, hormetic, bell or irregular: the shape of a response that no single curve fits",
             ),
             Column("verdict", "the same as a sentence"),
             Column("ec50", "dose of half the effect; empty unless status is ec50 or open", "unit of the dose"),
-            Column("ec50_low", "lower end of its 95 % profile interval; 0: open", "unit of the dose"),
+            Column("ec50_low", "lower end of its 95 % profile interval; 0: open; empty: no curve", "unit of the dose"),
             Column("ec50_high", "upper end of it; inf: open", "unit of the dose"),
             Column("hill", "slope of the curve"),
             Column("bottom", "fitted distance without compound", "1 = typical distance of DMSO wells"),
@@ -571,6 +573,14 @@ _CHANGES = (
             Column("r2", "share of the wells' variance that the curve explains", "0 to 1"),
             Column("midpoint", "fitted EC50, whatever it is worth: for drawing", "unit of the dose"),
             Column("plateau_doses", "number of tested doses beyond the upper bend"),
+            Column("fit", "fits, does not fit, or not tested and why: pure-error test of lack of fit"),
+            Column("p_fit", "p of lack of fit; empty: not tested", "0 to 1"),
+            Column("q_fit", "false discovery rate of it over all tested curves; below 0.01: does not fit", "0 to 1"),
+            Column(
+                "spread", "SD of treated wells about the mean of their dose; empty: one well per dose", "1 = DMSO wells"
+            ),
+            Column("trend", "Kendall's tau of dose and distance, DMSO included: one way with dose?", "from -1 to 1"),
+            Column("p_trend", "p of it (Jonckheere-Terpstra test)", "0 to 1"),
         ),
         key="dose_response",
     ),

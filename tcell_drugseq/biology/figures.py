@@ -24,7 +24,7 @@ from tcell_drugseq.base.style import (
     picture,
     styled,
 )
-from .dose import curve_values, read_doses, read_response
+from .dose import SHAPES, curve_values, read_doses, read_response
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -236,6 +236,9 @@ def _panel(ax, row, x: np.ndarray, y: np.ndarray, zero: np.ndarray, kind: str, u
     line = np.geomspace(low, high, 200)
     if row.status == "flat":
         ax.axhline(np.r_[y, zero].mean(), color=GREY, lw=2)
+    elif row.status in SHAPES:
+        means = pd.Series(y).groupby(x).mean()
+        ax.plot(means.index, means, color=UP_COLOUR, lw=1.6, ls="--")
     elif row.status != "too few doses":
         params = (np.log10(row.midpoint), row.hill, row.bottom, row.top)
         ax.plot(line, curve_values(line, *params, kind), color=UP_COLOUR, lw=1.6)

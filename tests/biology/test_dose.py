@@ -12,7 +12,15 @@ from scipy.stats import binom, f
 
 from tcell_drugseq.base.defaults import DataConfig, SimConfig
 from tcell_drugseq.base.settings import InputError
-from tcell_drugseq.biology.dose import COLUMNS, VERDICTS, curve_values, dose_response, dose_share, fit_curve
+from tcell_drugseq.biology.dose import (
+    COLUMNS,
+    SHAPES,
+    VERDICTS,
+    curve_values,
+    dose_response,
+    dose_share,
+    fit_curve,
+)
 from tcell_drugseq.biology.figures import plot_doses
 from tcell_drugseq.data.reading import read_h5ad
 from tcell_drugseq.data.simulate import simulate_screen, write_simulation
@@ -49,7 +57,12 @@ def test_the_fit_is_that_of_scipy(kind: str, seed: int):
     theirs, _ = curve_fit(lambda d, *p: curve_values(d, *p, kind), x, y, p0=planted, sigma=sd)
     assert [np.log10(found.ec50), found.hill, found.bottom, found.top] == pytest.approx(theirs, rel=2e-3, abs=2e-3)
     rss = (((y - curve_values(x, *theirs, kind)) / sd) ** 2).sum()
-    limit = rss * (1 + f.ppf(0.95, 1, len(x) - 4) / (len(x) - 4))
+    s2, free = rss / (len(x) - 4), len(x) - 4
+    within = ((y - pd.Series(y).groupby(x).transform("mean")) / sd) ** 2
+    treated, control = within[x > 0].sum() / len(DOSES), within[x == 0].sum() / 19
+    if f.sf(treated / control, len(DOSES), 19) < 0.05:  # noisier than control wells: their own spread
+        s2, free = treated, len(DOSES)
+    limit = rss + s2 * f.ppf(0.95, 1, free)
     for end in (found.low, found.high):  # the profile by SciPy, with the EC50 held
 
         def held(d, hill, low, top, end=end):
@@ -93,6 +106,99 @@ def test_noise_is_flat_and_effects_are_not():
     flat = table[table["status"] == "flat"]
     assert flat[["ec50", "ec50_low", "ec50_high", "hill"]].isna().all(axis=None)
     assert flat["verdict"].str.startswith("flat").all() and (flat["q"] >= 0.05).all()
+
+
+def off_curve(name: str, size: float, d: np.ndarray) -> np.ndarray:
+    return (
+        size
+        * {
+            "plain": lambda: dose_share(d, -0.2, 1.5),
+            "bell": lambda: 1.5 * dose_share(d, -0.6, 3) * (1 - dose_share(d, 0.4, 3)),
+            "hormetic": lambda: 1.6 * dose_share(d, 0.4, 3) - 0.7 * dose_share(d, -0.9, 3),
+            "steps": lambda: (dose_share(d, -1.1, 6) + dose_share(d, 0.8, 6)) / 2,
+            "one dose": lambda: (np.isclose(d, DOSES[2])).astype(float),
+            "irregular": lambda: np.isin(d, DOSES[1::2]).astype(float),
+        }[name]()
+    )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["plain", *SHAPES])
+def test_a_response_that_is_no_curve_gets_its_shape_and_no_ec50(name: str, sign: int):
+    rng, x = np.random.default_rng(17), wells(24, 3)
+    for _ in range(5):
+        found = fit_curve(x, 3 + sign * off_curve(name, 24, x) + rng.standard_normal(len(x)))
+        if name == "plain":
+            assert (found.status, found.fit) == ("ec50", "fits") and found.p_trend < 1e-4 and sign * found.trend > 0.5
+            continue
+        assert (found.status, found.fit) == (name, "does not fit") and found.p_fit < 0.01, found
+        assert found.verdict.startswith(f"{name}: ") and "no EC50" in found.verdict
+        assert np.isnan([found.ec50, found.low, found.high, found.hill, found.top, found.midpoint]).all()
+
+
+def test_lack_of_fit_is_the_f_test_against_pure_error():
+    rng, x = np.random.default_rng(23), wells(24, 3)
+    y = off_curve("plain", 6, x) + rng.standard_normal(len(x))
+    found = fit_curve(x, y)
+    groups = pd.Series(y).groupby(x)
+    within = (y - groups.transform("mean")) ** 2
+    rss = ((y - curve_values(x, np.log10(found.midpoint), found.hill, found.bottom, found.top)) ** 2).sum()
+    pure = max((within.sum() / (len(x) - 7), len(x) - 7), (within[x > 0].sum() / 12, 12))
+    assert found.p_fit == pytest.approx(f.sf((rss - within.sum()) / 3 / pure[0], 3, pure[1]), rel=1e-6)
+    assert found.spread == pytest.approx(np.sqrt(within[x > 0].sum() / 12 / (within[x == 0].sum() / 23)))
+
+
+def test_plain_curves_are_rarely_refused():
+    rng, x = np.random.default_rng(29), wells(24, 2)
+    fits = []
+    for times in (1, 2, 3):
+        for _ in range(60):
+            y = times * 8 * dose_share(x, rng.uniform(-1, 0.5), rng.uniform(0.8, 2.5))
+            fits.append(fit_curve(x, y + rng.standard_normal(len(x)) * np.where(x > 0, times, 1)).fit)
+    assert set(fits) <= {"fits", "does not fit"} and fits.count("does not fit") <= binom.ppf(0.999, len(fits), 0.03)
+
+
+def test_one_well_per_dose_says_nothing_of_the_fit():
+    x = wells(24, 1)
+    y = off_curve("bell", 20, x) + np.random.default_rng(31).standard_normal(len(x))
+    found = fit_curve(x, y)
+    assert found.fit == "not tested: one well per dose" and np.isnan([found.p_fit, found.spread]).all()
+    few = fit_curve(*zip(*[(0, 1), (0, 2), (1, 2), (1, 3), (3, 5), (3, 6), (9, 6), (9, 7)], strict=True), min_doses=3)
+    assert few.fit == "not tested: too few doses"
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_intervals_hold_where_treated_wells_are_noisier(times: int):
+    rng, x, holds = np.random.default_rng(37), wells(24, 2), []
+    for _ in range(100):
+        log_ec50 = rng.uniform(-1.2, 0.8)
+        y = times * rng.uniform(6, 10) * dose_share(x, log_ec50, 1.2)
+        found = fit_curve(x, y + rng.standard_normal(len(x)) * np.where(x > 0, times, 1))
+        if np.isfinite(found.low):
+            holds.append(found.low <= 10**log_ec50 <= found.high)
+    assert len(holds) > 80 and sum(holds) >= binom.ppf(0.001, len(holds), 0.95), np.mean(holds)
+
+
+def test_the_trend_is_that_of_jonckheere_and_terpstra():
+    rng, x = np.random.default_rng(41), wells(12, 2)
+    y = dose_share(x, 0.0, 1.0) + rng.standard_normal(len(x))
+
+    def pairs(y):  # Jonckheere-Terpstra: pairs of wells at unlike doses that rise, less those that fall
+        return (np.sign(y[:, None] - y) * (x[:, None] > x)).sum()
+
+    null = [pairs(rng.permutation(y)) for _ in range(4000)]
+    exact = np.mean(np.abs(null) >= abs(pairs(y)))
+    assert fit_curve(x, y).p_trend == pytest.approx(exact, abs=0.03)
+
+
+def test_treated_wells_of_dose_zero_are_named(caplog):
+    screen = made_up({"a": (-0.4, 1.5, 12.0), 'NA, "β<script>"': (-0.4, 1.5, 12.0)})
+    assert not caplog.records and dose_response(screen, "y")["wells"].eq(12).all() and not caplog.records
+    other = screen.obs_names[screen.obs["compound"] == 'NA, "β<script>"'][:2]
+    screen.obs.loc[other, "dose"] = 0
+    table = dose_response(screen, "y").set_index("compound")
+    assert table.loc['NA, "β<script>"', "wells"] == 10
+    assert all(part in caplog.text for part in (*other, "β<script>", "2 treated wells")) and "'a'" not in caplog.text
 
 
 def test_an_ec50_outside_the_doses_is_a_bound():
