@@ -720,6 +720,7 @@ ENTRIES = {
     "qc_findings": "what was found of depth and replicates",
     "qc_replicates": "how alike the replicates of each compound are",
     "best_epoch": "epoch of the final model",
+    "pca": "shares of the variance along the two axes of obsm['X_pca'], as scanpy calls them",
     "importance_target": "the prediction that gene importance explains",
     "direction_target": "the prediction whose shift gives compounds a direction; empty: none does",
     "deletion_curve": "figures of merit without the first genes, and without random ones",
