@@ -246,6 +246,8 @@ def control_variances(
     if control.sum() - used < 3:
         return None
     z = leading_scores(x, N_COMPONENTS)  # (N, components)
+    if not z.shape[1]:
+        return np.zeros(1)  # nothing varies
     return (z[control] ** 2).sum(axis=0) / (control.sum() - used)
 
 # %% ../../nbs/07_audit/04_design.ipynb #8aa3e08d
