@@ -294,6 +294,12 @@ def simulate(
     typer.echo(f"{simulation.screen.n_obs} simulated wells x {simulation.screen.n_vars} genes -> {out}")
 
 # %% ../nbs/91_cli.ipynb #475fdbcf
+def _screen_settings(flags: dict[str, Any], config: Path | None) -> ScreenConfig:
+    """What a file says, and the flags over it."""
+    from_file = with_leaves(ScreenConfig(), read_yaml(config) if config else {}, where=str(config))
+    return with_leaves(from_file, flags, where="command line")
+
+
 @app.command(cls=Grouped)
 @with_flags(ScreenConfig)
 def screen(
@@ -311,8 +317,7 @@ def screen(
     **flags: Any,
 ) -> None:
     """Make a screen of raw counts and a plate map: QC, normalisation, scores, clusters, label."""
-    from_file = with_leaves(ScreenConfig(), read_yaml(config) if config else {}, where=str(config))
-    cfg = with_leaves(from_file, flags, where="command line")
+    cfg = _screen_settings(flags, config)
     from tcell_drugseq.counts.build import build_screen, check_screen_dir, write_screen
 
     check_screen_dir(out)
@@ -348,10 +353,9 @@ def validate(
 ) -> None:
     """Say what a screen, or counts and a plate map, are taken for, then what is wrong; exit code 2 if anything is."""
     if data and plate_map:
-        from_file = with_leaves(ScreenConfig(), read_yaml(config) if config else {}, where=str(config))
         from tcell_drugseq.counts.build import describe_counts
 
-        said = describe_counts(data, plate_map, with_leaves(from_file, flags, where="command line"))
+        said = describe_counts(data, plate_map, _screen_settings(flags, config))
         typer.echo("\n".join([*said, f"{data} and {plate_map}: no problems found"]))
         return
     named = {"data_dir": data} if data else {}

@@ -124,7 +124,6 @@ def _train_screen(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
-    from tcell_drugseq.latent.figures import add_maps
     from tcell_drugseq.training.crossfit import fit_fold, read_chosen, split_final, with_expression
     from tcell_drugseq.training.fit import fit_model
     from tcell_drugseq.training.store import save_run
@@ -150,8 +149,6 @@ def _train_screen(
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     results.uns["audit"] = audit
     stages.results = results
-    with stages.optional("maps"):
-        add_maps(results)
     add_evidence(results, screen, folds, views, cfg, stages.optional)
     add_biology(results, cfg, stages.optional)
     return results
@@ -163,7 +160,6 @@ def _apply_loaded(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
-    from tcell_drugseq.latent.figures import add_maps
     from tcell_drugseq.model.checkpoint import match_genes
     from tcell_drugseq.training.folds import Fold
     from tcell_drugseq.training.store import fingerprint_wells, known_split, load_views
@@ -181,8 +177,6 @@ def _apply_loaded(
         results = apply_folds(views, model, screen, cfg) if views else apply_model(model, screen, split, cfg)
     results.uns["audit"] = audit
     stages.results = results
-    with stages.optional("maps"):
-        add_maps(results)
     folds = [v.fold for v in views] or [Fold(1, split == "train", split == "val", split == "val")]
     whole = set(about.get("split", {})) <= set(fingerprint_wells(x))
     fair = whole and (len(views) > 0 or {"train", "val"} <= set(split))  # otherwise no well is left to evaluate them on

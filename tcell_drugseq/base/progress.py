@@ -102,7 +102,7 @@ class Terminal:
         self.stream, self.bars = stream, {}
 
     def say(self, line: str) -> None:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         tqdm.write(line, file=self.stream)
 

@@ -63,6 +63,11 @@ def styled(plot: Callable[_P, _R]) -> Callable[_P, _R]:
     return draw
 
 # %% ../../nbs/00_base/09_style.ipynb #e14c1b91
+def _png(fig: Figure, dpi: int) -> bytes:
+    fig.savefig(file := io.BytesIO(), dpi=dpi, metadata={"Software": None})
+    return file.getvalue()
+
+
 @functools.cache
 def _shown_figure() -> type[Figure]:
     from matplotlib.figure import Figure
@@ -71,8 +76,7 @@ def _shown_figure() -> type[Figure]:
         """A figure that Jupyter shows where it is the last value of a cell, without pyplot."""
 
         def _repr_png_(self) -> bytes:
-            self.savefig(file := io.BytesIO(), dpi=80, metadata={"Software": None})
-            return file.getvalue()
+            return _png(self, 80)
 
     return Shown
 
@@ -121,8 +125,7 @@ def preview(
     """Show a figure in a notebook."""
     from IPython.display import Image
 
-    fig.savefig(file := io.BytesIO(), dpi=dpi, metadata={"Software": None})
-    return Image(file.getvalue())
+    return Image(_png(fig, dpi))
 
 # %% ../../nbs/00_base/09_style.ipynb #5601addc
 SECTIONS = (

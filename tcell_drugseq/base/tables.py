@@ -22,8 +22,9 @@ from .files import written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'kept_names', 'judge_spellings', 'truth_of', 'refuse', 'data_row',
-           'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv', 'escape_formulas', 'without_apostrophe']
+__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'kept_names', 'judge_spellings', 'truth_of', 'problem_text',
+           'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv', 'escape_formulas',
+           'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -123,6 +124,16 @@ def truth_of(
     return _MEANS.get(text.strip().casefold())
 
 # %% ../../nbs/00_base/05_tables.ipynb #087d5959
+def problem_text(
+    file: str,  # as the user knows it
+    where: str,  # row, column, well or gene; empty: the whole file
+    found: str,
+    expected: str,
+) -> str:
+    """A problem in the project's form."""
+    return f"{file}: {where + ': ' if where else ''}found {found}, expected {expected}"
+
+
 def refuse(
     file: str,  # as the user knows it
     where: str,  # row, column, well or gene; empty: the whole file
@@ -130,7 +141,7 @@ def refuse(
     expected: str,
 ) -> NoReturn:
     """Raise `InputError` in the project's form."""
-    raise InputError(f"{file}: {where + ': ' if where else ''}found {found}, expected {expected}")
+    raise InputError(problem_text(file, where, found, expected))
 
 # %% ../../nbs/00_base/05_tables.ipynb #34ac4318
 def data_row(

@@ -15,7 +15,7 @@ import pandas as pd
 from ..base.defaults import DataConfig, RunConfig
 from ..base.files import yaml_text
 from ..base.settings import with_leaves
-from ..base.tables import quote_some, refuse
+from ..base.tables import problem_text, quote_some, refuse
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -130,10 +130,7 @@ def parameter_file(
     proposed, remarks = propose_settings(path)
     cfg = with_leaves(RunConfig(), proposed)
     problems = find_problems(cfg.data)
-    left = [
-        f"{r.file}: {f'{r.where}: ' * bool(r.where)}found {r.found}, expected {r.expected}"
-        for r in problems.itertuples()
-    ]
+    left = [problem_text(*map(str, row)) for row in problems.itertuples(index=False)]
     lines = [
         "An experiment: `tcell-drugseq report THIS_FILE` runs it, `tcell-drugseq validate --config THIS_FILE` tries it."
     ]

@@ -120,13 +120,16 @@ def add_evidence(
     cfg: RunConfig,
     stages: Callable[[str], AbstractContextManager],  # times what runs inside, and may take its failure as a note
 ) -> None:
-    """Add quality, baselines, checks, the next experiment and the verdict to the results of the models."""
+    """Add maps, quality, baselines, checks, the next experiment and the verdict to the results of the models."""
     from tcell_drugseq.data.matrix import well_depth
     from tcell_drugseq.evidence.verdict import Reason, decide_claims, judge_claims
     from tcell_drugseq.importance.checks import check_importance, compound_importance, deletion_curve
     from tcell_drugseq.importance.distance import distance_genes
+    from tcell_drugseq.latent.figures import add_maps
     from tcell_drugseq.training.crossfit import read_chosen
 
+    with stages("maps"):
+        add_maps(results)
     with stages("quality of the wells"):
         add_quality(results)
     read = {v.fold.number: v.x for v in views}

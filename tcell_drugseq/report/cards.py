@@ -15,6 +15,7 @@ from ..base.settings import InputError
 from ..biology.dose import read_doses
 from ..biology.enrichment import compound_signatures
 from ..biology.signatures import gene_replication
+from ..data.wells import row_numbers
 from ..latent.figures import latent_coordinates
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _wells(results: AnnData, names: list[str]) -> dict[str, Any]:
         "plates": [str(name) for name in plates],
     }
     if {"row", "column"} <= set(obs):
-        rows = [None if pd.isna(row) or not str(row) else _row_number(str(row)) for row in obs["row"]]
+        rows = [None if pd.isna(row) or not str(row) else int(row_numbers([row])[0]) for row in obs["row"]]
         found |= {"row": rows, "column": [None if pd.isna(c) else int(c) for c in obs["column"]]}
     if "dist_relative" in obs:
         found["distance"] = _rounded(obs["dist_relative"].to_numpy())
@@ -68,14 +69,6 @@ def _wells(results: AnnData, names: list[str]) -> dict[str, Any]:
         dose, unit = read_doses(results)
         found |= {"dose": _rounded(dose.to_numpy()), "unit": unit}
     return found
-
-
-def _row_number(row: str) -> int:
-    """A is 0, B is 1, AA is 26."""
-    number = 0
-    for letter in row.upper():
-        number = 26 * number + ord(letter) - 64
-    return number - 1
 
 # %% ../../nbs/10_report/08_cards.ipynb #7e369eca
 _POINTS = 100_000  # of all volcanoes together
@@ -209,10 +202,10 @@ def card_data(
     except InputError:  # fewer than two control wells to compare with
         signatures, alike = pd.DataFrame(), {}
     changed, genes, cards = tables["differential"], [str(gene) for gene in results.var_names], []
+    at = {gene: i for i, gene in enumerate(genes)}
     for name in names:
         card = _card(name, tables)
         if name in changed:
-            at = {gene: i for i, gene in enumerate(genes)}
             card["volcano"] = _volcano(changed[name], max(_POINTS // len(changed), 100), at)
         elif name in signatures.index and place[name] < _FARTHEST:
             card["shifts"] = _largest(signatures.loc[name])

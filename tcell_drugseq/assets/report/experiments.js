@@ -5,24 +5,12 @@
   const bar = document.querySelector(".filters"), fields = [...bar.querySelectorAll("input, select")];
   const search = fields[0], choices = fields.slice(1), count = document.getElementById("count");
   const reset = bar.querySelector("button"), texts = rows.map((row) => row.textContent.toLowerCase());
-  const byText = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  {% include 'order.js' %}
   const initial = heads.findIndex((head) => head.hasAttribute("aria-sort"));
   let sorted = [initial, false];
 
-  function key(row, column, number) {
-    const cell = row.cells[column], text = cell.dataset.key ?? cell.textContent.trim();
-    return text === "" ? null : number ? Number(text) : text;
-  }
-
   function sort(column, up) {
-    const number = "number" in heads[column].dataset;
-    const keyed = rows.map((row, place) => [key(row, column, number), place, row]);
-    keyed.sort(([a, i], [b, j]) => {
-      if (a === null || b === null) return (a === null) - (b === null) || i - j; // nothing to compare: last, either way
-      const order = number ? a - b : byText.compare(a, b);
-      return (up ? order : -order) || i - j;
-    });
-    body.append(...keyed.map((entry) => entry[2]));
+    body.append(...inOrder(rows, column, "number" in heads[column].dataset, up));
     heads.forEach((head) => head.removeAttribute("aria-sort"));
     heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
     sorted = [column, up];

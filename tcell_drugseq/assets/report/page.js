@@ -10,24 +10,15 @@
     if (fold) { fold.open = true; target.scrollIntoView(); }
   }
 
+  {% include 'order.js' %}
+
   // ---- the table of all compounds
   function tableOf(table) {
     const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
     const find = byId("find"), kind = byId("kind"), count = byId("count"), texts = rows.map((row) => row.textContent.toLowerCase());
-    const byText = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-    const key = (row, column, number) => {
-      const text = row.cells[column].dataset.key ?? row.cells[column].textContent.trim();
-      return text === "" || text === "–" ? null : number ? Number(text.replaceAll(",", "")) : text;
-    };
     heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") !== "ascending", number = "number" in head.dataset;
-      const keyed = rows.map((row, place) => [key(row, column, number), place, row]);
-      keyed.sort(([a, i], [b, j]) => {
-        if (a === null || b === null) return (a === null) - (b === null) || i - j; // nothing to compare: last, either way
-        const order = number ? a - b : byText.compare(a, b);
-        return (up ? order : -order) || i - j;
-      });
-      body.append(...keyed.map((entry) => entry[2]));
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      body.append(...inOrder(rows, column, "number" in head.dataset, up));
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
     }));
