@@ -1420,6 +1420,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'tcell_drugseq/evidence/baselines.py'),
                                                   'tcell_drugseq.evidence.baselines._shuffled': ( '08_evidence/baselines.html#_shuffled',
                                                                                                   'tcell_drugseq/evidence/baselines.py'),
+                                                  'tcell_drugseq.evidence.baselines._some': ( '08_evidence/baselines.html#_some',
+                                                                                              'tcell_drugseq/evidence/baselines.py'),
                                                   'tcell_drugseq.evidence.baselines._trees': ( '08_evidence/baselines.html#_trees',
                                                                                                'tcell_drugseq/evidence/baselines.py'),
                                                   'tcell_drugseq.evidence.baselines.baseline': ( '08_evidence/baselines.html#baseline',

@@ -62,7 +62,9 @@ def expression_rows(
     """The expression of a screen where it is; raises `InputError` for one on disk that is sparse in columns."""
     if not screen.isbacked or screen.is_view:  # of a part of a screen on disk, AnnData reads what is asked for
         values = np.asarray(screen.X, dtype=np.float32)
-        return torch.from_numpy(values if values.flags.writeable else values.copy())  # the very numbers, where it can be
+        return torch.from_numpy(
+            values if values.flags.writeable else values.copy()
+        )  # the very numbers, where it can be
     if (layout := getattr(screen.X, "format", "csr")) != "csr":
         raise InputError(f"X: found sparse columns ({layout}) on disk, expected a dense matrix or CSR")
     return RowsOnDisk(screen.X, np.arange(screen.n_obs))
