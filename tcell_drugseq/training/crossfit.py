@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from ..base.defaults import RunConfig, TrainConfig
 from ..base.progress import note_progress
-from ..model.encoders import Draws
 from ..model.checkpoint import prediction_table
+from ..model.encoders import Draws
 from ..model.kernels import ANSWERS
 from ..model.network import MultiTaskModel, Output
 from .correction import correct_plates
