@@ -9,9 +9,10 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ import pandas as pd
 
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
+from .base.kept import Kept, added_since, entries_of, put_back
 from .base.progress import PLACE, note_progress, told
 from .base.settings import InputError, leaves, with_leaves
 
@@ -51,6 +53,7 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     results: AnnData | None = None  # takes the notes too, as uns["stage_notes"]
+    kept: Kept = field(default_factory=Kept)  # what optional stages have added, where a run can go on
 
     def begin(self, name: str) -> None:
         """Note that a stage begins, and which share of the run lies behind it."""
@@ -68,7 +71,7 @@ class Stages:
         log.info("%s: %.1f s", name, self.seconds[name])
 
     @contextmanager
-    def keep(self, name: str) -> Iterator[None]:
+    def spare(self, name: str) -> Iterator[None]:
         """Take the failure of a block as a note."""
         try:
             yield
@@ -79,11 +82,23 @@ class Stages:
             log.warning(self.notes[-1])
             log.debug("%s", name, exc_info=True)
 
-    @contextmanager
-    def optional(self, name: str) -> Iterator[None]:
-        """A stage after the training: its failure is a note."""
-        with self.keep(name), self(name):
-            yield
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What a stage makes, and keeps."""
+        if (found := self.kept.recall(name)) is None:
+            found = {("uns", name): make()}
+            self.kept.keep(name, found)
+        return found["uns", name]
+
+    def optional(self, name: str, work: Callable[[], None]) -> None:
+        """A stage that adds to the results, after the training: its failure is a note, what it added is kept."""
+        assert self.results is not None
+        with self.spare(name), self(name):
+            if (added := self.kept.recall(name)) is None:
+                before = entries_of(self.results)
+                work()
+                self.kept.keep(name, added_since(self.results, before))
+            else:
+                put_back(self.results, added)
 
     def note(self, *notes: str) -> None:
         """Add notes, here and to the results."""
@@ -129,7 +144,8 @@ def _train_screen(
 
     folds, split, x = plan.folds, split_final(screen, cfg), plan.x
     with stages("audits"):
-        audit = audit_run(screen, folds, cfg, x.get(folds[0].number) if cfg.correct.genes == "all" else None)
+        corrected = x.get(folds[0].number) if cfg.correct.genes == "all" else None
+        audit = stages.once("audits", partial(audit_run, screen, folds, cfg, corrected))
     with stages("training"):
         fit, views = fit_run(screen, plan, split, cfg, work)
         save_run(fit, views, work, screen, split, cfg)
@@ -177,6 +193,20 @@ def _apply_loaded(
     return results
 
 # %% ../nbs/90_pipeline.ipynb #04c610a4
+def _run_key(screen: AnnData, cfg: RunConfig) -> str:
+    """A digest of all that decides what a run finds: every number of the screen, settings, code and threads."""
+    import joblib
+    import torch
+
+    from tcell_drugseq.base.digests import package_digest
+    from tcell_drugseq.training.store import run_settings
+
+    tables = {name: pd.DataFrame(table).to_csv() for name, table in screen.obsm.items()}
+    tables |= {"obs": screen.obs.to_csv(), "var": screen.var.to_csv()}
+    numbers = [screen.X, *(screen.layers[name] for name in sorted(screen.layers))]
+    return str(joblib.hash([numbers, tables, run_settings(cfg), package_digest(), torch.get_num_threads()]))
+
+
 def _is_screen(adata: AnnData) -> bool:
     """Whether `read_screen` or `build_screen` made it."""
     return "is_control" in adata.obs and "source" in adata.uns
@@ -274,7 +304,7 @@ def _finish(
     }
     stages.note()
     with stages("files"):
-        write_exports(results, work, stages.keep)
+        write_exports(results, work, stages.spare)
     loaded = {} if trained is None else {"trained": trained}  # settings of the model that was loaded
     failed = {"stage_notes": stages.notes} if stages.notes else {}
     write_yaml(about | {"seconds": stages.seconds} | failed | loaded, work / MARK)
@@ -320,6 +350,7 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     if model is None or model_path is None:
         plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:
+            stages.kept = Kept(work, _run_key(screen, cfg))
             results = _train_screen(screen, plan, cfg, work, stages)
             _finish(results, cfg, stages, work)
         stages.begin("pages")

@@ -79,6 +79,12 @@ if TYPE_CHECKING:
         staged_folder as staged_folder,
     )
     from tcell_drugseq.base.hdf5 import read_hdf5 as read_hdf5
+    from tcell_drugseq.base.kept import (
+        Kept as Kept,
+        added_since as added_since,
+        entries_of as entries_of,
+        put_back as put_back,
+    )
     from tcell_drugseq.base.progress import (
         PLACE as PLACE,
         Renew as Renew,
@@ -159,6 +165,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "results",
         "hdf5",
         "fields",
+        "kept",
     ],
     submod_attrs={
         "defaults": [
@@ -217,6 +224,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "hdf5": ["read_hdf5"],
+        "kept": ["Kept", "added_since", "entries_of", "put_back"],
         "progress": [
             "PLACE",
             "Renew",

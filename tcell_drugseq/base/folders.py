@@ -98,7 +98,7 @@ def _alone(out: Path, work: Path) -> Iterator[None]:
 
 # %% ../../nbs/00_base/04_folders.ipynb #4cd04fa1
 MARK = "run.yaml"
-PROGRESS = "progress*.pt"  # state of unfinished trainings
+PROGRESS = "progress*"  # states of unfinished trainings, and what stages have added
 
 # %% ../../nbs/00_base/04_folders.ipynb #757d1068
 def _move_in(work: Path, out: Path, replaced: tuple[str, ...]) -> None:

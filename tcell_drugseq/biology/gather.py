@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,18 +140,20 @@ def _reason(part: str, results: AnnData, error: InputError) -> str:
 def add_biology(
     results: AnnData,  # of a run; tables are added to uns, and what is left out to uns["biology_notes"]
     cfg: RunConfig,  # biology, hits
-    stages: Callable[[str], AbstractContextManager],  # times what runs inside, and may take its failure as a note
+    stage: Callable[[str, Callable[[], None]], None],  # runs a part, times it, and may take its failure as a note
 ) -> None:
     """Add pathways, groups, changed genes and dose curves; what the screen does not allow becomes a note."""
     if not cfg.biology.biology:
         return
-    notes, looked = [], []
-    with stages("compounds to look into"):
-        looked = looked_into(results, cfg.biology.biology_top)
-    for name, add in _PARTS.items():
-        with stages(name):
-            try:
-                add(results, looked, cfg)
-            except InputError as e:
-                notes.append(f"No {name}: {_reason(name, results, e)}.")
-    results.uns["biology_notes"] = np.array(notes, dtype=str)
+    looked = looked_into(results, cfg.biology.biology_top)
+    results.uns["biology_notes"] = np.array([], dtype=str)
+
+    def try_part(name: str) -> None:
+        try:
+            _PARTS[name](results, looked, cfg)
+        except InputError as e:
+            notes = [*results.uns["biology_notes"], f"No {name}: {_reason(name, results, e)}."]
+            results.uns["biology_notes"] = np.array(notes, dtype=str)
+
+    for name in _PARTS:
+        stage(name, partial(try_part, name))

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,7 @@ def add_evidence(
     folds: list[Fold],  # on which baselines can be fitted; none: no baselines
     views: list[FoldModel],  # of the folds; none: a single split or a loaded model
     cfg: RunConfig,
-    stages: Callable[[str], AbstractContextManager],  # times what runs inside, and may take its failure as a note
+    stage: Callable[[str, Callable[[], None]], None],  # runs a part, times it, and may take its failure as a note
 ) -> None:
     """Add maps, quality, baselines, checks, the next experiment and the verdict to the results of the models."""
     from tcell_drugseq.data.matrix import well_depth
@@ -128,34 +128,36 @@ def add_evidence(
     from tcell_drugseq.latent.figures import add_maps
     from tcell_drugseq.training.crossfit import read_chosen
 
-    with stages("maps"):
-        add_maps(results)
-    with stages("quality of the wells"):
-        add_quality(results)
     read = {v.fold.number: v.x for v in views}
+
+    def compare() -> None:
+        def own(fold: Fold) -> np.ndarray:
+            return read[fold.number] if views else np.asarray(read_chosen(screen, fold.seen, cfg).X)
+
+        add_baselines(results, screen, folds, own, cfg)
+
+    def check() -> None:
+        target = results.uns["importance_target"]
+        curve = deletion_curve(views, screen, target)
+        checks = check_importance(views, screen, target, curve=curve)
+        results.uns.update({"deletion_curve": curve, "importance_checks": checks})
+
+    def add(key: str, of: Callable[..., Any], *args: Any) -> None:
+        results.uns[key] = of(*args)
+
+    stage("maps", partial(add_maps, results))
+    stage("quality of the wells", partial(add_quality, results))
     if cfg.compare.baselines and folds and len(results.uns["metrics"]):
-        with stages("baselines"):
-            add_baselines(
-                results,
-                screen,
-                folds,
-                lambda f: read[f.number] if views else np.asarray(read_chosen(screen, f.seen, cfg).X),
-                cfg,
-            )
+        stage("baselines", compare)
     if cfg.importance.check_importance and views:
-        with stages("importance checks"):
-            target = results.uns["importance_target"]
-            curve = deletion_curve(views, screen, target)
-            checks = check_importance(views, screen, target, curve=curve)
-            results.uns.update({"deletion_curve": curve, "importance_checks": checks})
-        with stages("importance by compound"):
-            results.uns["compound_importance"] = compound_importance(views, screen, target)
+        target = results.uns["importance_target"]
+        stage("importance checks", check)
+        stage("importance by compound", partial(add, "compound_importance", compound_importance, views, screen, target))
     if "hits" in results.uns and len(results.uns["hits"]):
         if views:
-            with stages("genes behind the distances"):
-                results.uns["distance_genes"] = distance_genes(views, screen, cfg.hits)
-        with stages("next plates"):
-            plan_next(results, cfg)
+            behind = partial(add, "distance_genes", distance_genes, views, screen, cfg.hits)
+            stage("genes behind the distances", behind)
+        stage("next plates", partial(plan_next, results, cfg))
     results.uns["verdict"] = decide_claims([Reason(c, "no claim", "the verdict could not be reached") for c in CLAIMS])
-    with stages("verdict"):
-        results.uns["verdict"] = judge_claims(results, well_depth(screen)[0], cfg.hits, cfg.train.split)
+    judge = partial(add, "verdict", judge_claims, results, well_depth(screen)[0], cfg.hits, cfg.train.split)
+    stage("verdict", judge)

@@ -139,10 +139,12 @@ def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
-def _save_progress(path: Path, key: str, fit: Fit, optimizer: Any) -> None:
+def _save_progress(path: Path, key: str, fit: Fit, optimizer: Any = None) -> None:
+    """Save what goes on from here; without an optimizer, what is finished."""
     with written_whole(path) as tmp:
         state = {"key": key, "history": fit.history.to_dict("list"), "best_epoch": fit.best_epoch}
-        torch.save({**state, "best": fit.best, "last": fit.last, "optimizer": optimizer.state_dict()}, tmp)
+        more = {"n_closed": fit.model.n_closed} if optimizer is None else {"optimizer": optimizer.state_dict()}
+        torch.save({**state, "best": fit.best, "last": fit.last, **more}, tmp)
 
 
 def _load_progress(path: Path | None, key: str) -> dict[str, Any] | None:
@@ -214,13 +216,20 @@ def _fit_key(screen: AnnData, split: np.ndarray, model_cfg: ModelConfig, cfg: Tr
     return digest.hexdigest()
 
 # %% ../../nbs/03_training/07_fit.ipynb #0837e100
-def _resume_or_start(fabric: Any, model: MultiTaskModel, optimizer: Any, progress: Path | None, key: str) -> Fit:
+def _resume_or_start(
+    fabric: Any, model: MultiTaskModel, optimizer: Any, progress: Path | None, key: str
+) -> tuple[Fit, bool]:
+    """The training as it was left, and whether it is finished."""
     saved = fabric.broadcast(_load_progress(progress, key) if fabric.is_global_zero else None)
     if saved is None:
-        return Fit(model, pd.DataFrame(), 0, {}, {})
-    model.load_state_dict(saved["last"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return Fit(model, pd.DataFrame(saved["history"]), saved["best_epoch"], saved["best"], saved["last"])
+        return Fit(model, pd.DataFrame(), 0, {}, {}), False
+    if "optimizer" in saved:
+        model.load_state_dict(saved["last"])
+        optimizer.load_state_dict(saved["optimizer"])
+    elif saved["n_closed"]:
+        model.add_closed_forms(saved["n_closed"])
+    fit = Fit(model, pd.DataFrame(saved["history"]), saved["best_epoch"], saved["best"], saved["last"])
+    return fit, "optimizer" not in saved
 
 
 def _note_epoch(fit: Fit, row: dict[str, float], lr: float) -> None:
@@ -275,12 +284,12 @@ def fit_model(
         adamw = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True)
         net, optimizer = fabric.setup(model, adamw)
         key = _fit_key(screen, split, model_cfg, cfg, fabric.world_size) if progress else ""
-        fit = _resume_or_start(fabric, model, optimizer, progress, key)
+        fit, finished = _resume_or_start(fabric, model, optimizer, progress, key)
         lists, held_out = member_lists(teaches), member_lists(asked)
         here, there = wells.to(fabric.device), held_out.to(fabric.device)
         quiet = not (is_watched() and fabric.is_global_zero)
         with tqdm(total=n_epochs, initial=len(fit.history), desc=name, unit="epoch", disable=quiet) as bar:
-            for epoch in range(len(fit.history), n_epochs):
+            for epoch in range(len(fit.history), 0 if finished else n_epochs):
                 if cfg.patience and epoch - fit.best_epoch >= cfg.patience:
                     break
                 losses = _train_epoch(fabric, net, optimizer, here, lists, epoch, n_epochs, cfg, draws)
@@ -293,6 +302,8 @@ def fit_model(
                 bar.update()
     model.load_state_dict(fit.best)
     model.cpu().eval()
+    if finished:
+        return fit
     if cfg.shrink and model_cfg.closed_forms:
         draws.seed(cfg.seed)
         with draws.used():
@@ -301,4 +312,6 @@ def fit_model(
     elif cfg.shrink:
         draw_to_mean(model, wells, held_out)
     fit.best = _state(model)
+    if progress and fabric.is_global_zero:
+        _save_progress(progress, key, fit)
     return fit
