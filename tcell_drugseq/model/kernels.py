@@ -45,7 +45,7 @@ KERNELS = {
     "kernel_relevant": Kernel(16, whiten=True, genes="relevant"),
     "kernel_own": Kernel(30, genes="own"),
 }
-LANDMARKS = 1_000  # wells of a member that its kernels hold; of more, so many are drawn
+LANDMARKS = 500  # wells of a member that its kernels hold; of more, so many are drawn
 ANSWERS = ("network", "ridge", *KERNELS, "logistic")  # in the order of the weights; the last for the label alone
 
 # %% ../../nbs/02_model/03_kernels.ipynb #f288f431

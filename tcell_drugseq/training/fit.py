@@ -58,6 +58,7 @@ def learning_rate(
 
 # %% ../../nbs/03_training/07_fit.ipynb #85818fa2
 _STEPS, _PASSES = 300, 15  # the least of a training, where `epochs` doesn't say
+_ENOUGH, _FEWEST = 1000, 3  # steps from which on passes become fewer, and how few
 
 
 def count_epochs(
@@ -65,7 +66,8 @@ def count_epochs(
     cfg: TrainConfig = TrainConfig(),  # epochs, batch_size
 ) -> int:
     """How many passes over the wells a training takes."""
-    return cfg.epochs or max(_PASSES, math.ceil(_STEPS / math.ceil(n_wells / cfg.batch_size)))
+    each = math.ceil(n_wells / cfg.batch_size)
+    return cfg.epochs or max(math.ceil(_STEPS / each), min(_PASSES, math.ceil(_ENOUGH / each)), _FEWEST)
 
 # %% ../../nbs/03_training/07_fit.ipynb #49e69cb7
 def _seed_epoch(draws: Draws, *parts: int) -> None:
