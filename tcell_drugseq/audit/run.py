@@ -43,7 +43,8 @@ def audit_screen(
     cfg: RunConfig = RunConfig(),  # what the screen is to be used for: folds, hits, plate correction
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `all_audits`
     """Run all audits on a screen."""
-    found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in steps(all_audits())]
+    with layout.shared_components():
+        found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in steps(all_audits())]
     return findings_table([finding for part in found for finding in part])
 
 # %% ../../nbs/07_audit/07_run.ipynb #f36c03e2
