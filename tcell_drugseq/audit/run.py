@@ -106,11 +106,13 @@ def run_audit(
     cfg: RunConfig,  # data, out_dir, overwrite, and what the screen is to be used for
 ) -> pd.DataFrame:  # of audit_screen
     """Audit the screen of a run and write `audit.csv` to its folder; raises `InputError`."""
+    from tcell_drugseq.data.capacity import check_room
     from tcell_drugseq.data.reading import read_screen
 
     path = Path(cfg.out_dir) / AUDIT_FILE
     if path.exists() and not cfg.overwrite:
         raise InputError(f"{path}: found an audit, expected a folder without one; `overwrite` replaces it")
+    check_room("audit", cfg.data.data_dir)
     table = audit_screen(read_screen(cfg.data), seed=cfg.train.seed, cfg=cfg)
     write_audit(table, cfg.out_dir)
     log.info("%s: %s", path, explain_audit(table)[0])

@@ -252,7 +252,7 @@ def audit_linear_targets(
             found.append(not_testable(name, str(column), why))
             continue
         if (wells := known.tobytes()) not in sides:
-            sides = {wells: HeldOut(x[known], compound[known], seed)}
+            sides = {wells: HeldOut(x if known.all() else x[known], compound[known], seed)}
         r2 = sides[wells].r2(y)
         status = judge(r2, LINEAR_WARN, LINEAR_FAIL)
         said = f"a weighted sum of genes predicts {column} on held-out compounds with R2 {r2:.3f}{sampled}"

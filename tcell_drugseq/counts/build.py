@@ -98,8 +98,10 @@ def build_screen(
     from tcell_drugseq.counts.normalise import normalise_counts
     from tcell_drugseq.counts.quality import assay_quality, judge_screen, replicate_correlation
     from tcell_drugseq.counts.scores import score_wells
+    from tcell_drugseq.data.capacity import check_room
     from tcell_drugseq.data.reading import screen_hash
 
+    check_room("screen", counts)
     cfg = with_leaves(cfg, settings, where="build_screen")
     gene_set = signature(cfg.signature)
     wells, plates, names = read_wells(counts, plate_map, cfg)
