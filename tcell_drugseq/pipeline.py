@@ -310,6 +310,7 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     from tcell_drugseq.base.folders import staged_folder
     from tcell_drugseq.base.results import owned_files
     from tcell_drugseq.data.capacity import check_room
+    from tcell_drugseq.data.matrix import to_dense
     from tcell_drugseq.data.reading import read_screen
     from tcell_drugseq.report.exports import check_out_dir
     from tcell_drugseq.training.store import load_for
@@ -328,6 +329,9 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     with stages("reading"):
         if screen is None or not _is_screen(screen):
             screen = read_screen(cfg.data if screen is None else screen, model is None, **leaves(cfg.data))
+        elif hasattr(screen.X, "tocsr"):  # as `build_screen` leaves it
+            screen = screen.copy()
+            screen.X = to_dense(screen.X, np.float32)
     if model is None or model_path is None:
         plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,13 @@ def audit_screen(
     cfg: RunConfig = RunConfig(),  # what the screen is to be used for: folds, hits, plate correction
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `all_audits`
     """Run all audits on a screen."""
+    found = []
     with layout.shared_components():
-        found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in steps(all_audits())]
-    return findings_table([finding for part in found for finding in part])
+        for a in steps(all_audits()):
+            begun = time.process_time()
+            found += a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {}))
+            log.debug("%s: %.2f s of processor time", a.name, time.process_time() - begun)
+    return findings_table(found)
 
 # %% ../../nbs/07_audit/07_run.ipynb #f36c03e2
 _ORDER = ("pass", "warn", "fail")
