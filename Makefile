@@ -29,7 +29,7 @@ types: setup
 # Every benchmark as HTML and JSON in reports/bench, with few simulated screens. `make bench FEW=` takes as many as the
 # committed notebooks show, which is hours; `make bench BENCH=23_speed` runs one of them.
 BENCH = $(basename $(notdir $(wildcard nbs/bench/*.ipynb)))
-FEW = "n_seeds": 8, "n_power_seeds": 4, "n_model_seeds": 2, "n_other_seeds": 1, "n_rival_seeds": 1, "n_fresh_seeds": 1,
+FEW = "n_seeds": 8, "n_power_seeds": 4, "n_model_seeds": 2, "n_other_seeds": 1, "n_rival_seeds": 1, "n_fresh_seeds": 1, "job_wells": [768, 1536], "job_genes": [1000, 2500],
 
 bench: setup
 	@echo "$(BENCH): each says how long it took"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HelpAll', 'app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwrite', 'Grouped', 'with_flags',
-           'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'init', 'validate', 'audit',
-           'report', 'batch', 'main']
+           'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'init', 'convert', 'validate',
+           'audit', 'report', 'batch', 'main']
 
 # %% ../nbs/91_cli.ipynb #14cb4963
 import atexit
@@ -26,7 +26,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .base.defaults import PRESETS, RunConfig, ScreenConfig, SimConfig
+from .base.defaults import PRESETS, DataConfig, RunConfig, ScreenConfig, SimConfig
 from .base.files import NoSpaceError, absolute, beside, read_yaml
 from .base.folders import made_folder
 from .base.settings import InputError, leaves, with_leaves
@@ -338,6 +338,33 @@ def init(
     from tcell_drugseq.batch.starting import parameter_file
 
     typer.echo(parameter_file(data), nl=False)
+
+# %% ../nbs/91_cli.ipynb #c081d483
+_READING = "compound control rename well plate batch label scores cluster activation_old dose layer position select"
+
+
+@app.command(cls=Grouped)
+@with_flags(ScreenConfig, "orientation unit barcodes matrix symbols")
+@with_flags(RunConfig, f"{_READING} well_pattern normalise")
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="a folder with a CSV bundle, an .h5ad, or raw counts with --plate_map")
+    ],
+    out: Annotated[Path, typer.Argument(help="the .h5ad; new, unless --overwrite")],
+    plate_map: Annotated[str, typer.Option("--plate_map", help="plate map of raw counts")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file")] = False,
+    config: ConfigFile = None,
+    **flags: Any,
+) -> None:
+    """Write a screen, or raw counts and their plate map, as one .h5ad: smaller than CSV and read in seconds."""
+    from tcell_drugseq.counts.convert import convert_screen
+
+    counts = _screen_settings(flags, config) if plate_map else ScreenConfig()
+    data = DataConfig() if plate_map else with_leaves(RunConfig(), settings(flags, config), where="command line").data
+    made = convert_screen(source, out, plate_map, data, counts, overwrite)
+    form = "sparse" if hasattr(made.X, "toarray") else "dense"
+    size = os.path.getsize(absolute(out)) / 1e6
+    typer.echo(f"{made.n_obs:,} wells x {made.n_vars:,} genes, {form}, {size:,.1f} MB -> {out}")
 
 # %% ../nbs/91_cli.ipynb #805b57c0
 @app.command(cls=Grouped)

@@ -331,6 +331,8 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
 
     from tcell_drugseq.base.folders import staged_folder
     from tcell_drugseq.base.results import owned_files
+    from tcell_drugseq.data.capacity import check_room
+    from tcell_drugseq.data.matrix import to_dense
     from tcell_drugseq.data.reading import read_screen
     from tcell_drugseq.report.exports import check_out_dir
     from tcell_drugseq.training.store import load_for
@@ -344,9 +346,14 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     if screen is None and out == absolute(cfg.data.data_dir):
         raise InputError(f"out_dir: found {cfg.out_dir!r}, which is the data_dir; expected a folder of its own")
     model, about = load_for(model_path, cfg) if model_path else (None, {})
+    if screen is None:
+        check_room("run", cfg.data.data_dir, out)
     with stages("reading"):
         if screen is None or not _is_screen(screen):
             screen = read_screen(cfg.data if screen is None else screen, model is None, **leaves(cfg.data))
+        elif hasattr(screen.X, "tocsr"):  # as `build_screen` leaves it
+            screen = screen.copy()
+            screen.X = to_dense(screen.X, np.float32)
     if model is None or model_path is None:
         plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:

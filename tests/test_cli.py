@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
 import torch
@@ -120,6 +121,43 @@ def test_a_parameter_file_to_start_from_is_one_that_works(screen, fork, tmp_path
     assert (made.returncode, tried.returncode) == (0, 0), made.stderr + tried.stderr
     understood = tried.stdout.splitlines()[:-1]
     assert understood and understood == [line[2:] for line in made.stdout.splitlines()[1 : 1 + len(understood)]]
+
+
+def test_a_bundle_as_one_file_is_the_same_screen(screen, fork, tmp_path):
+    raw, ways = (
+        screen / "raw",
+        ([screen], [screen / "raw" / "counts.csv", "--plate_map", screen / "raw" / "plate_map.csv"]),
+    )
+    for number, (source, *more) in enumerate(ways):
+        made = fork("convert", source, tmp_path / f"{number}.h5ad", *more)
+        assert made.returncode == 0 and made.stdout.endswith(f"MB -> {tmp_path / f'{number}.h5ad'}\n"), made.stderr
+    said = [fork("validate", data).stdout.splitlines()[:-1] for data in (screen, tmp_path / "0.h5ad")]
+    assert said[0] and said[0] == said[1]
+    counts = fork("validate", tmp_path / "1.h5ad", raw / "plate_map.csv")
+    assert counts.returncode == 0 and "no problems found" in counts.stdout, counts.stderr
+    before = tree(tmp_path)
+    for wrong, why in (
+        ([screen, tmp_path / "0.h5ad"], "found a file"),
+        ([tmp_path / "no", tmp_path / "n.h5ad"], "no such"),
+    ):
+        refused = fork("convert", *wrong)
+        assert refused.returncode == 2 and why in refused.stderr and "Traceback" not in refused.stderr
+    assert tree(tmp_path) == before
+
+
+def test_what_can_not_fit_is_said_before_it_is_read(fork, tmp_path):
+    with h5py.File(tmp_path / "huge.h5ad", "w") as file:
+        file.create_dataset("X", (10**6, 10**6), "float32", chunks=(1, 10**6))  # terabytes that nobody has written
+    (tmp_path / "huge.mtx").write_text("%%MatrixMarket matrix coordinate integer general\n60000 900000 54000000000\n")
+    out, map_ = tmp_path / "out", tmp_path / "map.csv"
+    map_.write_text("well,compound\nA01,DMSO\n")
+    data = ("--data_dir", tmp_path / "huge.h5ad", "--out_dir", out)
+    for asked in (("run", *data), ("audit", *data), ("screen", tmp_path / "huge.mtx", map_, out)):
+        refused = fork(*asked)
+        assert refused.returncode == 2, refused.stderr
+        (line,) = [line for line in refused.stderr.splitlines() if "huge" in line]
+        assert " wells x " in line and "of free memory, expected " in line and f"GB for {asked[0]}: give " in line
+    assert not out.exists()
 
 
 def test_the_verdict_is_printed_last_and_kept_for_machines(ran, trained):

@@ -17,6 +17,7 @@ from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
 from ..base.settings import InputError
 from ..base.tables import kept_names, quote_some, several_spellings
+from ..data.matrix import to_dense
 from ..latent.nulls import smallest_p_values
 from ..training.folds import number_folds, trains_on_controls
 
@@ -232,16 +233,14 @@ def control_variances(
     """Spread of DMSO wells around their plates, along the first principal components of the screen."""
     control = screen.obs["is_control"].to_numpy(bool)
     plate = screen.obs["plate"].astype(str).to_numpy() if "plate" in screen.obs else np.full(len(control), "all")
-    values: Any = screen.X  # dense or sparse
-    x = np.array(values.toarray() if hasattr(values, "toarray") else values, float)
-    used = 0
+    x, used = np.array(to_dense(screen.X, np.float32)), 0  # a copy
     for p in np.unique(plate):
         here = plate == p
         if (here & control).sum() > 1:
-            x[here] -= x[here & control].mean(axis=0)
+            x[here] -= x[here & control].mean(axis=0, dtype=float)
             used += 1
         else:
-            x[here] -= x[here].mean(axis=0)
+            x[here] -= x[here].mean(axis=0, dtype=float)
             control = control & ~here
     if control.sum() - used < 3:
         return None

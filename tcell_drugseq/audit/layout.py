@@ -5,6 +5,9 @@
 # %% ../../nbs/07_audit/02_layout.ipynb #02e37c55
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import combinations
 from typing import TYPE_CHECKING, cast
 
@@ -14,19 +17,19 @@ import pandas as pd
 from .targets import MIN_COMPOUNDS, MIN_WELLS
 from ..base.defaults import HitConfig, RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import NO_DEPTH, settle, target_table, to_dense, varies, well_depth
+from ..data.matrix import NO_DEPTH, settle, standardise, target_table, varies, well_depth
 from ..data.wells import ROWS, row_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['POSITION_FAIL', 'POSITION_WARN', 'AUROC_FAIL', 'AUROC_WARN', 'N_PCS', 'SPREAD_FAIL', 'SPREAD_WARN', 'BLOCK_FAIL',
-           'BLOCK_WARN', 'MIN_PLACED', 'PLATES_WARN', 'COLUMNS_FAIL', 'COLUMNS_WARN', 'SAME_FAIL', 'SAME_WARN',
-           'BESIDE_FAIL', 'BESIDE_WARN', 'N_AXES', 'EDGE_FAIL', 'EDGE_WARN', 'well_places', 'what_lacks',
-           'expression_pcs', 'compound_groups', 'held_out_figure', 'plate_matched', 'inside_plates', 'audit_position',
-           'audit_control_places', 'explained_share', 'audit_control_differences', 'audit_same_place',
-           'beside_replicates', 'audit_beside', 'shrink_wells', 'audit_strangers', 'audit_edges']
+__all__ = ['POSITION_FAIL', 'POSITION_WARN', 'AUROC_FAIL', 'AUROC_WARN', 'N_PCS', 'N_AXES', 'SPREAD_FAIL', 'SPREAD_WARN',
+           'BLOCK_FAIL', 'BLOCK_WARN', 'MIN_PLACED', 'PLATES_WARN', 'COLUMNS_FAIL', 'COLUMNS_WARN', 'SAME_FAIL',
+           'SAME_WARN', 'BESIDE_FAIL', 'BESIDE_WARN', 'EDGE_FAIL', 'EDGE_WARN', 'well_places', 'what_lacks',
+           'shared_components', 'expression_pcs', 'compound_groups', 'held_out_figure', 'plate_matched',
+           'inside_plates', 'audit_position', 'audit_control_places', 'explained_share', 'audit_control_differences',
+           'audit_same_place', 'beside_replicates', 'audit_beside', 'shrink_wells', 'audit_strangers', 'audit_edges']
 
 # %% ../../nbs/07_audit/02_layout.ipynb #dc6de21a
 def well_places(
@@ -63,26 +66,46 @@ def what_lacks(
 POSITION_FAIL, POSITION_WARN = 0.2, 0.1  # held-out R2
 AUROC_FAIL, AUROC_WARN = 0.75, 0.65  # for the label
 N_PCS = 3  # components that are looked at
+N_AXES = 20  # components that are made
+_KEPT: ContextVar[dict[bool, tuple[AnnData, np.ndarray]] | None] = ContextVar("components", default=None)
+
+
+@contextmanager
+def shared_components() -> Iterator[None]:
+    """Inside, components of one screen are made once; nothing may change the screen meanwhile."""
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _make_pcs(screen: AnnData, centred: bool) -> np.ndarray:
+    """(N, <= N_AXES) components, without those that nothing varies along."""
+    from sklearn.decomposition import PCA
+
+    x, n = standardise(screen.X), min(N_AXES, *screen.shape)
+    if centred and "plate" in screen.obs:
+        code = pd.factorize(screen.obs["plate"].astype(str))[0]
+        for p in range(code.max() + 1):
+            x[code == p] -= x[code == p].mean(axis=0, dtype=float)
+    if len(x) < 2 or not x.any():
+        return np.zeros((len(x), n))  # nothing varies
+    solver = "randomized" if n < min(x.shape) else "full"
+    return PCA(n, svd_solver=solver, random_state=0, copy=False).fit_transform(x).astype(float)
 
 
 def expression_pcs(
     screen: AnnData,  # a Screen
-    n: int = N_PCS,
+    n: int = N_PCS,  # at most N_AXES
     centred: bool = True,  # plate means taken out first
 ) -> np.ndarray:  # (N, n)
     """First principal components of the standardised expression."""
-    from sklearn.decomposition import PCA
-
-    x = to_dense(screen.X)
-    x = (x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
-    if centred and "plate" in screen.obs:
-        code = pd.factorize(screen.obs["plate"].astype(str))[0]
-        means = [x[code == p].mean(axis=0) for p in range(code.max() + 1)]
-        x = x - np.array(means)[code]
-    n = min(n, *x.shape)
-    if len(x) < 2 or not x.any():
-        return np.zeros((len(x), n))  # nothing varies
-    return PCA(n, svd_solver="randomized" if n < min(x.shape) else "full", random_state=0).fit_transform(x)
+    if (kept := _KEPT.get()) is None:
+        return _make_pcs(screen, centred)[:, :n]
+    if centred not in kept or kept[centred][0] is not screen:
+        kept[centred] = screen, _make_pcs(screen, centred)
+    return kept[centred][1][:, :n]
 
 # %% ../../nbs/07_audit/02_layout.ipynb #0e890515
 def compound_groups(
@@ -414,7 +437,6 @@ def audit_beside(
     return [Finding(name, tested, here / n, BESIDE_FAIL, status, said)]
 
 # %% ../../nbs/07_audit/02_layout.ipynb #cbf97d7b
-N_AXES = 20  # components of the expression
 _CAP = 0.95  # quantile of the length of a well that no well exceeds
 
 

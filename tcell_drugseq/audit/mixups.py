@@ -13,7 +13,7 @@ import pandas as pd
 
 from .layout import N_AXES, expression_pcs, shrink_wells, well_places, what_lacks
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import target_table, to_dense
+from ..data.matrix import gene_moments, row_blocks, target_table
 from ..data.wells import plate_shape
 
 if TYPE_CHECKING:
@@ -355,13 +355,15 @@ def batch_gains(
     pd.DataFrame
 ):  # one row per pair of plates of two batches: plate, other, gain (the lower of the two), alike (own batch)
     """How much more the plates of each pair look like the other's batch than like their own."""
-    x = to_dense(screen.X)
-    x = x - x.mean(axis=0)
-    x = x / np.where(x.std(axis=0) > 0, x.std(axis=0), 1)
-    x = x - pd.DataFrame(x).groupby(screen.obs["compound"].astype(str).to_numpy()).transform("mean").to_numpy()
-    means = pd.DataFrame(x).groupby(screen.obs["plate"].astype(str).to_numpy()).mean()
-    batch = screen.obs["batch"].astype(str).groupby(screen.obs["plate"].astype(str)).first()[means.index]
-    rows, m = [], means.to_numpy()
+    plate = pd.get_dummies(screen.obs["plate"].astype(str), dtype=float)
+    share = plate / plate.sum()  # of each well in the mean of its plate
+    share -= share.groupby(screen.obs["compound"].astype(str).to_numpy()).transform(
+        "mean"
+    )  # without its compound's mean
+    weights, sd = share.to_numpy(), gene_moments(screen.X)[1]
+    m = np.sum([weights[at].T @ part for at, part in row_blocks(screen.X)], axis=0) / np.where(sd > 0, sd, 1)
+    batch = screen.obs["batch"].astype(str).groupby(screen.obs["plate"].astype(str)).first()[plate.columns]
+    rows = []
     for a, b in combinations(range(len(m)), 2):
         mates = [
             np.flatnonzero((batch == batch.iloc[p]).to_numpy() & ~np.isin(np.arange(len(m)), (a, b))) for p in (a, b)
@@ -371,7 +373,9 @@ def batch_gains(
         like = [m[at].mean(axis=0) for at in mates]
         r = np.array([[_corr(m[p], other) for other in like] for p in (a, b)])
         gain = min(r[0, 1] - max(r[0, 0], 0), r[1, 0] - max(r[1, 1], 0))
-        rows.append({"plate": means.index[a], "other": means.index[b], "gain": gain, "alike": max(r[0, 0], r[1, 1])})
+        rows.append(
+            {"plate": plate.columns[a], "other": plate.columns[b], "gain": gain, "alike": max(r[0, 0], r[1, 1])}
+        )
     return pd.DataFrame(rows, columns=["plate", "other", "gain", "alike"])
 
 

@@ -5,13 +5,13 @@
 # %% ../../nbs/07_audit/05_names.ipynb #a39d4870
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from ..base.findings import ON_TARGETS, Finding, audit, judge, not_testable
-from ..data.matrix import Z_NAMES, rank_r, target_table, to_dense
+from ..data.matrix import Z_NAMES, genes_detected, rank_r, target_table, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,18 +36,18 @@ def marker_evidence(
     screen: AnnData,  # a Screen, genes by symbol
 ) -> pd.DataFrame:  # wells x Tscore, CytoTRACE, Pseudotime: what the expression says, where it says anything
     """What each known score should look like, from marker genes and genes detected."""
-    x, genes = to_dense(screen.X), pd.Index(screen.var_names.astype(str).str.upper())
-    means = {}
+    genes, means = pd.Index(screen.var_names.astype(str).str.upper()), {}
     for kind, markers in MARKERS.items():
-        at = np.flatnonzero(genes.isin(markers) & (x.std(axis=0) > 0))
-        if len(at) >= MIN_MARKERS:
-            means[kind] = ((x[:, at] - x[:, at].mean(axis=0)) / x[:, at].std(axis=0)).mean(axis=1)
+        x = to_dense(cast(Any, screen.X)[:, np.flatnonzero(genes.isin(markers))])
+        x = x[:, x.std(axis=0) > 0]
+        if x.shape[1] >= MIN_MARKERS:
+            means[kind] = ((x - x.mean(axis=0)) / x.std(axis=0)).mean(axis=1)
     evidence = {}
     if "activation" in means:
         evidence["Tscore"] = means["activation"]
         evidence["Pseudotime"] = means["activation"] + 0.5 * means.get("dividing", 0) - 0.5 * means.get("naive", 0)
-    counts = to_dense(screen.layers["counts"]) if "counts" in screen.layers else x
-    if np.ptp(detected := (counts > 0).sum(axis=1)) > 0:
+    counts = screen.layers["counts"] if "counts" in screen.layers else screen.X
+    if np.ptp(detected := genes_detected(counts)) > 0:
         evidence["CytoTRACE"] = detected.astype(float)
     return pd.DataFrame(evidence, index=screen.obs_names)
 

@@ -5,14 +5,14 @@
 # %% ../../nbs/07_audit/06_rows.ipynb #86733c67
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from .layout import N_AXES, expression_pcs, inside_plates, shrink_wells, what_lacks
 from ..base.findings import CLAIMS, Finding, audit, judge, not_testable
-from ..data.matrix import target_table, to_dense
+from ..data.matrix import gene_moments, standardise, target_table, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,23 +76,23 @@ def fit_by_key(
 
 # %% ../../nbs/07_audit/06_rows.ipynb #08794a17
 def fit_by_plates(
-    x: np.ndarray,  # (N, G) expression
+    x: Any,  # (N, G) expression, sparse or dense
     plate: np.ndarray,  # (N,)
     shifts: np.ndarray,  # (S,) of row_shifts
 ) -> np.ndarray:  # (S,) z: positive where the wells that change plates look like the other plate; 0 for none
     """Whether the wells at the ends of plates are wells of the next plate."""
-    sd = x.std(axis=0)
-    x, code = (x - x.mean(axis=0)) / np.where(sd > 0, sd, 1), pd.factorize(plate)[0]
+    x, code = standardise(x), pd.factorize(plate)[0]
     at = [np.flatnonzero(code == p) for p in range(code.max() + 1)]
-    sums, place = np.array([x[wells].sum(axis=0) for wells in at]), np.empty(len(code), int)
+    sums, place = np.array([x[wells].sum(axis=0, dtype=float) for wells in at]), np.empty(len(code), int)
     for wells in at:
         place[wells] = np.arange(len(wells))  # number of a well on its plate
     means = sums / np.bincount(code)[:, None]
     half = (means**2).sum(axis=1) / 2
 
     def gains(a: int, b: int) -> np.ndarray:  # by well of plate a
-        own = (x[at[a]] @ sums[a] - (x[at[a]] ** 2).sum(axis=1)) / max(len(at[a]) - 1, 1)
-        return x[at[a]] @ means[b] - half[b] - own + half[a]
+        here = x[at[a]].astype(float)
+        own = (here @ sums[a] - (here**2).sum(axis=1)) / max(len(here) - 1, 1)
+        return here @ means[b] - half[b] - own + half[a]
 
     known, z = {}, np.zeros(len(shifts))
     for s, k in enumerate(shifts):
@@ -171,7 +171,7 @@ def audit_rows(
     found = [judge_shifts(name, f"{a} and {b}", what, r, shifts, n) for (a, b, what), r in fits.items()]
     if lacks := what_lacks(obs, "plate"):
         return [*found, not_testable(name, "well ids and expression", f"{lacks}: well ids that moved would not show")]
-    z = fit_by_plates(to_dense(screen.X), plate, shifts)
+    z = fit_by_plates(screen.X, plate, shifts)
     best = int(np.argmax(z))
     if z[best] < PLATES_MOVED and z[1:].max() > -PLATES_MOVED / 2:
         why = "the last wells of plates look as much like the next plate: well ids that moved would not show"
@@ -209,11 +209,10 @@ def audit_counts(
     )
     if "counts" not in screen.layers or len(shifts) < 2:
         return [not_testable(name, tested, "no raw counts beside the expression, or hardly a well")]
-    x = to_dense(screen.X)
-    genes = np.argsort(-x.var(axis=0), kind="stable")[:_GENES]
-    counts = to_dense(screen.layers["counts"])
-    depth = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    a, b = _standardised(x[:, genes]), _standardised(np.log1p(counts[:, genes] * (1e4 / depth)))
+    genes = np.argsort(-gene_moments(screen.X)[1], kind="stable")[:_GENES]
+    x, counts = (to_dense(cast(Any, m)[:, genes]) for m in (screen.X, screen.layers["counts"]))
+    depth = np.maximum(np.asarray(cast(Any, screen.layers["counts"]).sum(axis=1, dtype=float)).reshape(-1, 1), 1)
+    a, b = _standardised(x), _standardised(np.log1p(counts * (1e4 / depth)))
     r = np.array([(a * np.roll(b, k, axis=0)).sum(axis=1) for k in shifts])  # (S, N)
     unfit, mean = float((r[0] <= r[1:].max(axis=0)).mean()), r.mean(axis=1)
     status, best = judge(unfit, UNFIT_WARN, UNFIT_FAIL), int(mean.argmax())

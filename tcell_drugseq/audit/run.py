@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,13 @@ def audit_screen(
     cfg: RunConfig = RunConfig(),  # what the screen is to be used for: folds, hits, plate correction
 ) -> pd.DataFrame:  # audit, tested, value, threshold, status, meaning; in the order of `all_audits`
     """Run all audits on a screen."""
-    found = [a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {})) for a in steps(all_audits())]
-    return findings_table([finding for part in found for finding in part])
+    found = []
+    with layout.shared_components():
+        for a in steps(all_audits()):
+            begun = time.process_time()
+            found += a.find(screen, seed=seed, **({"cfg": cfg} if a.by_settings else {}))
+            log.debug("%s: %.2f s of processor time", a.name, time.process_time() - begun)
+    return findings_table(found)
 
 # %% ../../nbs/07_audit/07_run.ipynb #f36c03e2
 _ORDER = ("pass", "warn", "fail")
@@ -105,11 +111,13 @@ def run_audit(
     cfg: RunConfig,  # data, out_dir, overwrite, and what the screen is to be used for
 ) -> pd.DataFrame:  # of audit_screen
     """Audit the screen of a run and write `audit.csv` to its folder; raises `InputError`."""
+    from tcell_drugseq.data.capacity import check_room
     from tcell_drugseq.data.reading import read_screen
 
     path = Path(cfg.out_dir) / AUDIT_FILE
     if path.exists() and not cfg.overwrite:
         raise InputError(f"{path}: found an audit, expected a folder without one; `overwrite` replaces it")
+    check_room("audit", cfg.data.data_dir)
     table = audit_screen(read_screen(cfg.data), seed=cfg.train.seed, cfg=cfg)
     write_audit(table, cfg.out_dir)
     log.info("%s: %s", path, explain_audit(table)[0])

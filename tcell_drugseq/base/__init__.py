@@ -148,6 +148,7 @@ if TYPE_CHECKING:
         unpacked as unpacked,
         without_apostrophe as without_apostrophe,
         write_csv as write_csv,
+        write_numbers as write_numbers,
     )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -276,6 +277,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "unpacked",
             "without_apostrophe",
             "write_csv",
+            "write_numbers",
         ],
     },
 )

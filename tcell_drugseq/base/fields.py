@@ -9,8 +9,9 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -82,43 +83,58 @@ def parse_cells(
 
 # %% ../../nbs/00_base/12_fields.ipynb #371b2a70
 _SAMPLE = 100_000  # characters
+_AT_ONCE = 1 << 23  # values
+
+
+class _Part:
+    """A file that reads what stands behind a place of a text, without a copy of it."""
+
+    def __init__(self, text: str, start: int):
+        self.text, self.at = text, start
+
+    def read(self, size: int = -1) -> str:
+        part = self.text[self.at : self.at + size if size >= 0 else None]
+        self.at += len(part)
+        return part
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.read, "")
 
 
 def parse_columns(
-    lines: str,  # the rows of a table, without its header
+    text: str,  # of a table
     n: int,  # columns
     separator: str = ",",
     texts: Sequence[int] = (),  # numbers of the columns that hold text
+    start: int = 0,  # place of the first row, behind the header
+    dtype: Any = None,  # of the numbers; None: what they need
 ) -> tuple[dict[int, list[str]], np.ndarray] | None:  # columns of text, (rows, others) numbers; None: read cell by cell
-    """Columns by the C parser, where nothing is odd."""
+    """Columns by the C parser, some rows at a time, where nothing is odd."""
     separator = separator or ","
-    first = re.split(
-        rf"[{re.escape(separator)}\r\n]", lines[:_SAMPLE]
-    )  # of the cells: the parser refuses later ones that differ
-    decimal = "," if decimal_sign(first, separator) == "," else "."
+    # the parser refuses later cells that differ
+    first = re.split(rf"[{re.escape(separator)}\r\n]", text[start : start + _SAMPLE])
+    options = {"sep": separator, "decimal": "," if decimal_sign(first, separator) == "," else ".", "index_col": False}
+    options |= {"na_filter": False, "skip_blank_lines": False, "low_memory": False}
+    options |= {"names": list(range(n)), "dtype": dict.fromkeys(texts, str), "chunksize": max(1, _AT_ONCE // n)}
+    words, parts = {j: [] for j in texts}, []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(over="ignore"):
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # rows too long: the separators tell
-            frame = pd.read_csv(
-                io.BytesIO(lines.encode()),
-                sep=separator,
-                decimal=decimal,
-                names=list(range(n)),
-                dtype=dict.fromkeys(texts, str),
-                na_filter=False,
-                skip_blank_lines=False,
-                low_memory=False,
-                index_col=False,
-            )
+            for frame in pd.read_csv(cast(Any, _Part(text, start)), **cast(Any, options)):
+                numbers = frame.drop(columns=list(texts))
+                if not all(kind.kind in "iuf" for kind in numbers.dtypes):
+                    return None
+                parts.append(numbers.to_numpy(dtype))
+                if not np.isfinite(parts[-1]).all():
+                    return None
+                for j in texts:
+                    words[j] += frame[j].tolist()
     except ValueError:  # pandas' ParserError is one
         return None
-    quoted = sum(frame[j].str.count(re.escape(separator)).sum() for j in texts)
-    numbers = frame.drop(columns=list(texts))
-    if frame.empty or lines.count(separator) != (n - 1) * len(frame) + quoted:
+    rows, quoted = sum(map(len, parts)), sum(word.count(separator) for column in words.values() for word in column)
+    if not rows or text.count(separator, start) != (n - 1) * rows + quoted:
         return None
-    if not all(dtype.kind in "iuf" for dtype in numbers.dtypes) or not np.isfinite(x := numbers.to_numpy()).all():
-        return None
-    return {j: frame[j].tolist() for j in texts}, x
+    return words, np.concatenate(parts)
 
 # %% ../../nbs/00_base/12_fields.ipynb #a2b05128
 _UTF8 = "a CSV saved as UTF-8"
@@ -178,6 +194,17 @@ def _take_wells(path: Path, text: str, separator: str, wells: dict[str, list[str
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+def _read_header(text: str, separator: str) -> tuple[list[str], int]:
+    """The fields of the first row, and the place of the next."""
+    most = _SAMPLE
+    while True:
+        stream = io.StringIO(text[:most], newline="")
+        header = next(csv.reader(stream, delimiter=separator or ","), [])
+        if stream.tell() < most or most >= len(text):
+            return header, stream.tell()
+        most *= 2
+
+
 def read_numbers(
     path: Path,  # a table with a header
     problems: Problems,  # takes what is wrong
@@ -192,13 +219,9 @@ def read_numbers(
         return None
     separator, text = find_separator(text)
     text = _take_wells(path, text, separator, wells)
-    stream = io.StringIO(text, newline="")
-    header = next(csv.reader(stream, delimiter=separator or ","), [])
-    if fast and (quick := parse_columns(stream.read(), len(header), separator)):
-        with np.errstate(over="ignore"):
-            x = np.ascontiguousarray(quick[1], dtype=np.float32)
-        if np.isfinite(x).all():
-            return header, x
+    header, start = _read_header(text, separator)
+    if fast and header and (quick := parse_columns(text, len(header), separator, start=start, dtype=np.float32)):
+        return header, np.ascontiguousarray(quick[1])
     if (table := _read_rows(path, text, separator, problems, single)) is None:
         return None
     header, rows = table

@@ -276,18 +276,24 @@ def read_json_if_any(
     return found if isinstance(found, dict) else {}
 
 # %% ../../nbs/00_base/03_files.ipynb #f1a90021
+_PACKED = {"compression": "gzip", "compression_opts": 1}
+
+
 def write_h5ad(
     adata: AnnData,  # stays as it is
     path: str | Path,  # written under a temporary name, then renamed
 ) -> None:
     """Write an `AnnData`, compressed."""
     import h5py
+    from anndata import AnnData
     from anndata.io import write_elem
 
-    adata = adata.copy()
+    parts: dict[str, Any] = {n: dict(getattr(adata, n)) for n in ("uns", "obsm", "varm", "layers", "obsp", "varp")}
+    parts |= {"obs": adata.obs.copy(), "var": adata.var.copy()}
+    adata = AnnData(adata.X, **parts)  # without a copy of the matrices
     adata.strings_to_categoricals()  # as anndata's own writer does
     with h5py.File(Path(path).name, "w", driver="core", backing_store=False) as file:
-        write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
+        write_elem(file, "/", adata, dataset_kwargs=_PACKED)
         file.flush()
         image = file.id.get_file_image()
     with written_whole(path) as tmp:

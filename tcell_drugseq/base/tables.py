@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import io
 import re
 import unicodedata
 import zlib
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pandas as pd
 
 from .files import written_whole
@@ -23,8 +25,8 @@ from .settings import InputError
 
 # %% auto #0
 __all__ = ['quote_some', 'spelling_key', 'several_spellings', 'kept_names', 'judge_spellings', 'truth_of', 'problem_text',
-           'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv', 'escape_formulas',
-           'without_apostrophe']
+           'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv', 'write_numbers',
+           'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -242,6 +244,46 @@ def write_csv(
     try:
         with written_whole(path) as tmp:
             frame.to_csv(tmp, index=False, encoding="utf-8", **options)
+    except OSError as e:
+        raise InputError(f"{path}: can't be written: {e.strerror or e}") from e
+
+# %% ../../nbs/00_base/05_tables.ipynb #cc71740a
+def _quoted(texts: Sequence[str], returns: bool) -> list[str]:
+    """Cells of a CSV, all in quotes where one of the file has a carriage return."""
+    file = io.StringIO()
+    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    writer = csv.writer(file, quoting=quoting, lineterminator="\n")
+    cells = []
+    for text in texts:
+        file.seek(0)
+        file.truncate()
+        writer.writerow([text, 0])
+        cells.append(file.getvalue()[: -len(',"0"\n' if returns else ",0\n")])
+    return cells
+
+
+def _digits(row: np.ndarray) -> str:
+    """Numbers with commas between them; a missing one is empty."""
+    values, at = np.unique(row, return_inverse=True)
+    texts = np.where(values == values, values.astype(str), "").astype(object)
+    return ",".join(texts[at])
+
+
+def write_numbers(
+    header: Sequence[str],  # name of each column
+    rows: Iterable[np.ndarray],  # one number for each column
+    path: str | Path,  # replaced if it exists
+    names: tuple[str, Sequence[str]] | None = None,  # header and cells of a first column of text
+) -> None:
+    """Write a wide CSV of numbers as `write_csv` does; raises `InputError` if the place can't be written to."""
+    texts = [*([names[0], *names[1]] if names else []), *header]
+    quoted = _quoted(texts, any("\r" in text for text in texts))
+    before = [f"{cell}," for cell in quoted[: len(texts) - len(header)]]
+    try:
+        with written_whole(path) as tmp, open(tmp, "w", encoding="utf-8", newline="") as file:
+            file.write(f"{before[0] if names else ''}{','.join(quoted[len(before) :])}\n")
+            for i, row in enumerate(rows, start=1):
+                file.write(f"{before[i] if names else ''}{_digits(row)}\n")
     except OSError as e:
         raise InputError(f"{path}: can't be written: {e.strerror or e}") from e
 

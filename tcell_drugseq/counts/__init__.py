@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         describe_counts as describe_counts,
         write_screen as write_screen,
     )
+    from tcell_drugseq.counts.convert import convert_screen as convert_screen
     from tcell_drugseq.counts.figures import (
         plot_qc as plot_qc,
         plot_qc_plates as plot_qc_plates,
@@ -64,9 +65,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scores",
         "build",
         "figures",
+        "convert",
     ],
     submod_attrs={
         "build": ["build_screen", "check_screen_dir", "describe_counts", "write_screen"],
+        "convert": ["convert_screen"],
         "figures": ["plot_qc", "plot_qc_plates", "plot_replicates"],
         "gene_sets": ["GeneSet", "known_gene_sets", "read_gmt", "signature_place"],
         "map_tables": ["role_of"],

@@ -5,6 +5,7 @@
 # %% ../../nbs/06_counts/15_build.ipynb #65fc2903
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Callable
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     from tcell_drugseq.counts.gene_sets import GeneSet
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['read_wells', 'build_screen', 'describe_counts', 'check_screen_dir', 'write_screen']
+__all__ = ['log', 'read_wells', 'build_screen', 'describe_counts', 'check_screen_dir', 'write_screen']
 
 # %% ../../nbs/06_counts/15_build.ipynb #f4f781ad
 def _keep(
@@ -95,8 +98,10 @@ def build_screen(
     from tcell_drugseq.counts.normalise import normalise_counts
     from tcell_drugseq.counts.quality import assay_quality, judge_screen, replicate_correlation
     from tcell_drugseq.counts.scores import score_wells
+    from tcell_drugseq.data.capacity import check_room
     from tcell_drugseq.data.reading import screen_hash
 
+    check_room("screen", counts)
     cfg = with_leaves(cfg, settings, where="build_screen")
     gene_set = signature(cfg.signature)
     wells, plates, names = read_wells(counts, plate_map, cfg)
@@ -153,20 +158,27 @@ def write_screen(
     out: str | Path,  # folder; made if absent, must hold no screen
     cfg: ScreenConfig = ScreenConfig(),  # what it was made with, for screen.yaml
 ) -> list[str]:  # names of the files
-    """Write bundle, `screen.h5ad`, QC tables and `screen.yaml`; raises `InputError` if the folder is in use."""
+    """Write `screen.h5ad`, QC tables, `screen.yaml` and, unless it were too large, the bundle.
+
+    Raises `InputError` if the folder is in use.
+    """
     from importlib.metadata import version
 
     from tcell_drugseq.base.folders import staged_folder
     from tcell_drugseq.base.tables import write_csv
     from tcell_drugseq.counts.quality import MEASURES
-    from tcell_drugseq.data.reading import write_bundle
+    from tcell_drugseq.data.drafts import LARGE_BUNDLE
+    from tcell_drugseq.data.reading import SCREEN, bundle_size, write_bundle
 
     out, found = check_screen_dir(out), screen.uns
     about = {"source": dict(found["source"]), "wells": screen.n_obs, "genes": screen.n_vars}
     about |= {"settings": leaves(cfg), "notes": [str(note) for note in found["notes"]]}
     about |= {"versions": {"python": platform.python_version(), "tcell_drugseq": version("tcell_drugseq")}}
     with staged_folder(out, ()) as work:
-        write_bundle(screen, work)
+        if (size := bundle_size(screen)) <= LARGE_BUNDLE:
+            write_bundle(screen, work)
+        else:
+            log.info("no CSV bundle, which would take %s MB: %s holds everything", f"{size:,.0f}", out / SCREEN)
         write_csv(
             found["qc"][[name for name in (*MEASURES, "spike_share") if name in found["qc"]]]
             .rename_axis("well")
@@ -176,5 +188,5 @@ def write_screen(
         for name in ("qc_dropped", "qc_findings", "qc_replicates"):
             write_csv(found[name], work / f"{name}.csv")
         write_yaml(about, work / "screen.yaml")
-        write_h5ad(screen, work / "screen.h5ad")
+        write_h5ad(screen, work / SCREEN)
         return sorted(path.name for path in work.iterdir())

@@ -5,8 +5,8 @@
 # %% ../../nbs/06_counts/12_normalise.ipynb #97e73fde
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,11 @@ from ..base.defaults import ScreenConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from .quality import plate_of, raw_counts
+from ..data.matrix import compact, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
 # %% auto #0
 __all__ = ['size_factors', 'log_normalise', 'fit_dispersion', 'stabilise', 'sd_trend', 'centre_on_controls', 'normalise_counts']
@@ -34,22 +36,29 @@ def size_factors(
     return total / total.mean()
 
 # %% ../../nbs/06_counts/12_normalise.ipynb #e6969ed3
-def _with_counts(counts: AnnData, x: np.ndarray, how: str) -> AnnData:
+def _with_counts(counts: AnnData, x: csr_matrix, how: str) -> AnnData:
     """The screen with `x` as its expression, its counts kept, and a note."""
     out = counts.copy()
     out.layers["counts"] = raw_counts(counts).astype(np.float32)
-    out.X = np.ascontiguousarray(x, dtype=np.float32)
+    out.X = compact(x)
     out.uns["notes"] = [*counts.uns.get("notes", []), how]
     return out
+
+
+def _scaled(counts: AnnData, factors: np.ndarray, transform: Callable[[np.ndarray], np.ndarray]) -> csr_matrix:
+    """Counts times the factor of their well, then a transform that leaves zeros zero; only other values are touched."""
+    y: Any = raw_counts(counts).astype(float)  # a copy
+    y.data = transform(y.data * np.repeat(factors, np.diff(y.indptr)))
+    return y
 
 
 def log_normalise(
     counts: AnnData,  # raw counts
     target: float = 1e4,  # total of every well after scaling
-) -> AnnData:  # X: log1p of scaled counts; counts in layers["counts"]
+) -> AnnData:  # X: log1p of scaled counts, sparse where that is smaller; counts in layers["counts"]
     """Scale each well to one total and take `log1p`; raises `InputError` for a well without counts."""
     total = size_factors(counts) * raw_counts(counts).sum(axis=1).mean()
-    x = np.log1p(raw_counts(counts).toarray() * (target / total)[:, None])
+    x = _scaled(counts, target / total, np.log1p)
     return _with_counts(counts, x, f"expression is log1p of counts per {target:,.0f}")
 
 # %% ../../nbs/06_counts/12_normalise.ipynb #9d5a7c4c
@@ -59,15 +68,18 @@ def fit_dispersion(
     min_mean: float = 1.0,  # counts per well that a gene needs to be included
 ) -> float:  # alpha >= 0; 0: Poisson
     """One overdispersion for the screen; `InputError` where no two wells share a group or no gene is deep enough."""
+    from scipy.sparse import csr_matrix
+
     s = size_factors(counts)
     code = np.zeros(len(s), int) if groups is None else pd.factorize(np.asarray(groups, dtype=str))[0]
     n = np.bincount(code)
     free = len(s) - len(n)
     if free < 1:
         raise InputError(f"dispersion: found {len(n)} groups of {len(s)} wells, expected two wells in some group")
-    z = raw_counts(counts).toarray() / s[:, None]
-    z = z[:, z.mean(axis=0) >= min_mean]
-    member = (code[:, None] == np.arange(len(n))) / n[code][:, None]  # (N, groups)
+    scaled = _scaled(counts, 1 / s, np.asarray)
+    deep = np.asarray(scaled.mean(axis=0)).ravel() >= min_mean
+    z = scaled[:, np.flatnonzero(deep)].toarray()
+    member = csr_matrix((1 / n[code], (np.arange(len(s)), code)))  # (N, groups)
     m = member.T @ z
     v = ((z - m[code]) ** 2).sum(axis=0) / free
     weight = (n - 1) / free
@@ -86,13 +98,14 @@ def stabilise(
     """Transform counts so that their noise has the same size at every mean; `InputError` for a well without counts."""
     if not (np.isfinite(dispersion) and dispersion >= 0):
         raise InputError(f"dispersion: found {dispersion}, expected a number from 0 up")
-    y = raw_counts(counts).toarray() / size_factors(counts)[:, None]
+    how = f"expression is acosh-stabilised with a dispersion of {dispersion:.3g}"
     if dispersion < 1e-6:
-        return _with_counts(
-            counts, 2 * np.sqrt(y), "expression is 2 sqrt(count / size factor): no overdispersion was found"
-        )
-    x = np.arccosh(2 * dispersion * y + 1) / np.sqrt(dispersion)
-    return _with_counts(counts, x, f"expression is acosh-stabilised with a dispersion of {dispersion:.3g}")
+        how = "expression is 2 sqrt(count / size factor): no overdispersion was found"
+
+    def transform(y: np.ndarray) -> np.ndarray:
+        return 2 * np.sqrt(y) if dispersion < 1e-6 else np.arccosh(2 * dispersion * y + 1) / np.sqrt(dispersion)
+
+    return _with_counts(counts, _scaled(counts, 1 / size_factors(counts), transform), how)
 
 # %% ../../nbs/06_counts/12_normalise.ipynb #50fc0873
 def sd_trend(
@@ -125,7 +138,7 @@ def centre_on_controls(
 def normalise_counts(
     counts: AnnData,  # raw counts; obs: compound, is_control, if known plate and dose
     cfg: ScreenConfig = ScreenConfig(),  # norm, centre
-) -> AnnData:  # X normalised, dense; counts in layers["counts"]; what was done in uns["notes"]
+) -> AnnData:  # X normalised; counts in layers["counts"]; what was done in uns["notes"]
     """Normalise as the settings say; raises `InputError` for an empty well or a plate without enough controls."""
     obs = cast(pd.DataFrame, counts.obs)
     plate = plate_of(obs)
@@ -137,6 +150,6 @@ def normalise_counts(
         apart = [groups for groups in (plate, same) if pd.Series(groups).duplicated(keep=False).mean() >= 0.5]
         out = stabilise(counts, min(fit_dispersion(counts, groups) for groups in apart or [None]))
     if cfg.centre:
-        out.X = centre_on_controls(np.asarray(out.X), plate, obs["is_control"].to_numpy(bool))
+        out.X = centre_on_controls(to_dense(out.X, np.float32), plate, obs["is_control"].to_numpy(bool))
         out.uns["notes"] = [*out.uns["notes"], "the median of the plate's control wells was subtracted from each gene"]
     return out

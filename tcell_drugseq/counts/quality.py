@@ -223,12 +223,12 @@ def _mean_rho(profiles: np.ndarray, wells: np.ndarray) -> np.ndarray:
     """Mean correlation over the pairs within each set; wells: (..., k) numbers."""
     k = wells.shape[-1]
     total = reduce(np.add, (profiles[wells[..., i]] for i in range(k)))  # (..., G'): |sum|^2 = k + ordered pairs
-    return ((total.astype(float) ** 2).sum(axis=-1) - k) / (k * (k - 1))
+    return (np.einsum("...g,...g->...", total, total, dtype=float) - k) / (k * (k - 1))
 
 # %% ../../nbs/06_counts/11_quality.ipynb #de22814f
 def _random_sets(pools: list[tuple[np.ndarray, int]], draws: int, rng: np.random.Generator) -> np.ndarray:
     """(draws, k): from each pool so many different wells."""
-    picks = [np.argsort(rng.random((draws, len(pool))), axis=1)[:, :n] for pool, n in pools]
+    picks = [np.argpartition(rng.random((draws, len(pool))), n - 1, axis=1)[:, :n] for pool, n in pools]
     return np.concatenate([pool[pick] for (pool, _), pick in zip(pools, picks, strict=True)], axis=1)
 
 
@@ -242,10 +242,12 @@ def replicate_correlation(
     obs = cast(pd.DataFrame, counts.obs).assign(at=np.arange(counts.n_obs), compound=counts.obs["compound"].astype(str))
     treated, rng, rows = obs[~obs["is_control"].astype(bool)], np.random.default_rng(seed), []
     keys = ["compound", "dose"] if "dose" in obs else ["compound"]
+    code = pd.factorize(obs["compound"])[0]
+    on = {name: wells.to_numpy() for name, wells in treated["at"].groupby(plate[treated["at"]])}
     for key, group in treated.groupby(keys, sort=True, dropna=False, observed=True):
-        at, others = group["at"].to_numpy(), treated.loc[treated["compound"] != key[0], "at"].to_numpy()
+        at = group["at"].to_numpy()
         names, sizes = np.unique(plate[at], return_counts=True)
-        pools = [(others[plate[others] == name], n) for name, n in zip(names, sizes, strict=True)]
+        pools = [(on[name][code[on[name]] != code[at[0]]], n) for name, n in zip(names, sizes, strict=True)]
         if len(at) < 2 or any(len(pool) < n for pool, n in pools) or sum(len(pool) for pool, _ in pools) <= len(at):
             continue
         rho = _mean_rho(profiles, at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,14 +21,14 @@ from .checks import check_counts
 from .gene_sets import measured, signature
 from .normalise import log_normalise
 from .quality import raw_counts
-from ..data.matrix import rank_r
+from ..data.matrix import gene_moments, gene_range, genes_detected, rank_r, row_blocks, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['checked_log', 't_score', 'well_graph', 'depth_correlation', 'cyto_trace', 'pseudotime', 'cluster_wells',
-           'wells_where', 'label_wells', 'score_wells']
+__all__ = ['checked_log', 't_score', 'well_components', 'well_graph', 'depth_correlation', 'cyto_trace', 'pseudotime',
+           'cluster_wells', 'wells_where', 'label_wells', 'score_wells']
 
 # %% ../../nbs/06_counts/14_scores.ipynb #609b3965
 def checked_log(
@@ -55,12 +56,13 @@ def t_score(
 ) -> pd.Series:  # by well; mean log expression above matched control genes
     """Activity of a signature; `InputError` for fewer than five of its genes, or too few others to compare with."""
     import scanpy as sc
+    from anndata import AnnData
 
     genes = measured(signature(name), x.var_names)
     if (others := x.n_vars - len(genes)) < len(genes):
         found = f"{others} genes that are none of its {len(genes)}"
         raise InputError(f"signature {name}: found {found}, expected as many at least, to compare with")
-    scored = x.copy()
+    scored = AnnData(x.X, pd.DataFrame(index=x.obs_names), pd.DataFrame(index=x.var_names))
     with _own_draws():
         bins = int(np.clip(x.n_vars // 20, 2, 25))
         sc.tl.score_genes(scored, genes, n_bins=bins, score_name="Tscore", random_state=seed, use_raw=False)
@@ -70,23 +72,30 @@ def t_score(
 _ROUNDING = 1e-5  # share of a value: logarithms of equal shares differ by less
 
 
-def _components(x: AnnData, n_genes: int = 2_000, n_comps: int = 30) -> AnnData:
-    """Principal components of the most variable genes, in obsm["X_pca"]."""
+def well_components(
+    x: AnnData,  # X log-normalised
+    n_genes: int = 2_000,  # the most variable
+    n_comps: int = 30,
+) -> AnnData:  # of those genes; obsm["X_pca"]
+    """Principal components of the most variable genes; raises `InputError` for fewer than five wells or two genes."""
     import scanpy as sc
     from anndata import AnnData
 
-    values = np.asarray(x.X)
-    varies = np.ptp(values, axis=0) > _ROUNDING * np.abs(values).max(axis=0)
+    if x.n_obs < 5:
+        raise InputError(f"scores: found {x.n_obs} wells, expected at least 5 for a graph of wells")
+    low, high = gene_range(x.X)
+    varies = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
     if varies.sum() < 2:
         raise InputError(f"scores: found {varies.sum()} genes that vary among {x.n_obs} wells, expected at least 2")
     y = AnnData(
-        np.asarray(x.X)[:, varies],
+        cast(Any, x.X)[:, np.flatnonzero(varies)],
         obs=cast(pd.DataFrame, x.obs)[[]].copy(),
         var=cast(pd.DataFrame, x.var)[[]][varies].copy(),
     )
     if y.n_vars > n_genes:
         sc.pp.highly_variable_genes(y, n_top_genes=n_genes)
         y = y[:, y.var["highly_variable"]].copy()
+    y.X = to_dense(y.X, cast(Any, y.X).dtype)
     sc.pp.scale(y, max_value=10)
     sc.pp.pca(y, n_comps=min(n_comps, y.n_obs - 1, y.n_vars - 1), svd_solver="full")
     return y
@@ -96,16 +105,16 @@ def well_graph(
     x: AnnData,  # X log-normalised
     linked: bool = False,  # double the neighbours until the graph is in one piece
     n_neighbors: int = 15,
+    components: AnnData | None = None,  # of `well_components`, where they have been made
 ) -> AnnData:  # obsm["X_pca"], obsp["connectivities"], uns["n_neighbors"]
-    """Link each well to the wells most like it; raises `InputError` for fewer than five, or no link."""
+    """Link each well to the wells most like it; raises `InputError` as `well_components`, or where no link is left."""
     import scanpy as sc
     from scipy.sparse.csgraph import connected_components
 
-    if x.n_obs < 5:
-        raise InputError(f"scores: found {x.n_obs} wells, expected at least 5 for a graph of wells")
-    y, k = _components(x), min(n_neighbors, x.n_obs - 1)
+    y = well_components(x) if components is None else components.copy()
+    k = min(n_neighbors, x.n_obs - 1)
     while True:
-        sc.pp.neighbors(y, n_neighbors=k, method="gauss", use_rep="X_pca")
+        sc.pp.neighbors(y, n_neighbors=k, method="gauss", use_rep="X_pca", transformer="sklearn")
         y.uns["n_neighbors"] = k
         if not linked or (parts := connected_components(y.obsp["connectivities"])[0]) == 1:
             return y
@@ -123,27 +132,45 @@ def depth_correlation(
     return 0.0 if np.isnan(r) else r
 
 # %% ../../nbs/06_counts/14_scores.ipynb #7ba8cd64
-def cyto_trace(
-    x: AnnData,  # counts in layers["counts"], else in X
-    n_genes: int = 200,  # genes that stand in for the number of genes detected
-    smooth: float = 0.9,  # alpha: weight of similar wells; 0: none
-) -> pd.Series:  # by well; high: many genes, "less differentiated"
-    """CytoTRACE by gene counts; raises `InputError` where every well shows as many genes."""
-    log = checked_log(x)
-    detected = np.asarray((cast(Any, raw_counts(x)) > 0).sum(axis=1)).ravel()
+_MARKED, _ALPHA = 200, 0.9  # genes that stand in for the number of genes detected; weight of similar wells
+_SETTLED = 1e-12  # share of a score by which a further step of smoothing may change it
+
+
+def _smoothed(score: np.ndarray, graph: AnnData, alpha: float) -> np.ndarray:
+    """A score after the random walk over a graph of wells, until it stays as it is."""
+    from scipy.sparse import diags
+
+    weights = cast(Any, graph.obsp["connectivities"]).astype(float)
+    weights = weights - diags(weights.diagonal())
+    walk, value = diags(1 / np.asarray(weights.sum(axis=1)).ravel()) @ weights, score
+    for _ in range(ceil(np.log(_SETTLED) / np.log(alpha))):
+        value = alpha * (walk @ value) + (1 - alpha) * score
+    return value
+
+
+def _trace(log: AnnData, n_genes: int, smooth: float, components: AnnData | None) -> pd.Series:
+    """CytoTRACE of log-normalised wells with their counts."""
+    detected = genes_detected(log.layers["counts"])
     if np.ptp(detected) == 0:
         raise InputError(f"CytoTRACE: found {detected[0]} genes in every well, expected numbers that differ")
-    values = np.asarray(log.X)
-    sd, off = values.std(axis=0), detected - detected.mean()
-    sd = np.where(sd > _ROUNDING * np.abs(values).max(axis=0), sd, 0)
-    r = np.where(sd > 0, off @ (values - values.mean(axis=0)) / np.where(sd > 0, sd, 1), -np.inf)
-    score = values[:, np.argsort(-r, kind="stable")[:n_genes]].mean(axis=1, dtype=float)
+    (_, sd), (low, high), off = gene_moments(log.X), gene_range(log.X), detected - detected.mean()
+    sd = np.where(sd > _ROUNDING * np.maximum(np.abs(low), np.abs(high)), sd, 0)
+    along = np.sum([off[at] @ part for at, part in row_blocks(log.X)], axis=0)
+    r = np.where(sd > 0, along / np.where(sd > 0, sd, 1), -np.inf)
+    most = np.argsort(-r, kind="stable")[:n_genes]
+    score = to_dense(cast(Any, log.X)[:, most]).mean(axis=1)
     if smooth:
-        weights = cast(Any, well_graph(log).obsp["connectivities"]).toarray().astype(float)
-        np.fill_diagonal(weights, 0)
-        walk = weights / weights.sum(axis=1, keepdims=True)
-        score = np.linalg.solve(np.eye(x.n_obs) - smooth * walk, (1 - smooth) * score)
-    return pd.Series(score, x.obs_names, name="CytoTRACE")
+        score = _smoothed(score, well_graph(log, components=components), smooth)
+    return pd.Series(score, log.obs_names, name="CytoTRACE")
+
+
+def cyto_trace(
+    x: AnnData,  # counts in layers["counts"], else in X
+    n_genes: int = _MARKED,
+    smooth: float = _ALPHA,  # below 1; 0: none
+) -> pd.Series:  # by well; high: many genes, "less differentiated"
+    """CytoTRACE by gene counts; raises `InputError` where every well shows as many genes."""
+    return _trace(checked_log(x), n_genes, smooth, None)
 
 # %% ../../nbs/06_counts/14_scores.ipynb #d90376d5
 def _medoid(points: np.ndarray, among: np.ndarray) -> int:
@@ -159,6 +186,7 @@ def pseudotime(
     root: np.ndarray,  # (wells,) bool: the wells whose medoid is the beginning
     by: str = "",  # obs column (batch, donor) within which it is taken; empty: all wells together
     notes: list[str] | None = None,  # takes what was assumed
+    components: AnnData | None = None,  # of `well_components` for all wells, where they have been made
 ) -> pd.Series:  # by well; 0 at the root, 1 at the farthest well of each part
     """Diffusion pseudotime; raises `InputError` for a part without root wells or with fewer than five wells."""
     import scanpy as sc
@@ -172,7 +200,7 @@ def pseudotime(
         where = f"{by} {name}" if by else name
         if not root[here].any():
             raise InputError(f"pseudotime: {where}: found no root well among {here.sum()}, expected at least one")
-        y = well_graph(x[here], linked=True)
+        y = well_graph(x[here], linked=True, components=None if by else components)
         y.uns["iroot"] = _medoid(np.asarray(y.obsm["X_pca"]), root[here])
         n = min(10, y.n_obs - 2)
         with _own_draws():
@@ -193,12 +221,13 @@ def cluster_wells(
     x: AnnData,  # X log-normalised
     resolution: float = 1.0,  # higher: more and smaller clusters
     seed: int = 614,
+    components: AnnData | None = None,  # of `well_components`, where they have been made
 ) -> pd.Series:  # by well: C0 (the largest), C1, ...
     """Leiden clusters of similar wells."""
     import graspologic_native
     from scipy.sparse import triu
 
-    edges = triu(well_graph(x).obsp["connectivities"], 1).tocoo()
+    edges = triu(well_graph(x, components=components).obsp["connectivities"], 1).tocoo()
     named = [(str(i), str(j), float(w)) for i, j, w in zip(edges.row, edges.col, edges.data, strict=True)]
     _, found = cast(Any, graspologic_native).leiden(named, resolution=resolution, seed=seed, iterations=10, trials=10)
     group = pd.Series([found[str(i)] for i in range(x.n_obs)], x.obs_names)
@@ -294,18 +323,18 @@ def score_wells(
     used = measured(gene_set := signature(cfg.signature), log.var_names)
     care = "; fewer than half: it may mean something else" if 2 * len(used) < len(gene_set.genes) else ""
     notes.append(f"Tscore: {len(used)} of {len(gene_set.genes)} genes of {gene_set.name} ({gene_set.source}){care}")
-    scores = pd.DataFrame({"Tscore": t_score(log, cfg.signature, cfg.seed)})
+    scores, components = pd.DataFrame({"Tscore": t_score(log, cfg.signature, cfg.seed)}), well_components(log)
     if np.ptp(raw_counts(x).getnnz(axis=1)):
-        scores["CytoTRACE"] = cyto_trace(x)
+        scores["CytoTRACE"] = _trace(log, _MARKED, _ALPHA, components)
     else:
         notes.append("CytoTRACE is left out: it goes by the number of genes detected, which is the same in every well")
-    scores["Pseudotime"] = pseudotime(log, root, cfg.pseudotime_by, notes)
+    scores["Pseudotime"] = pseudotime(log, root, cfg.pseudotime_by, notes, components)
     screen.obsm["scores"] = scores = scores.apply(_z)
     notes += [f"{n}: correlation with depth {depth_correlation(s, umis):+.2f} (Spearman)" for n, s in scores.items()]
     agree = depth_correlation(scores["Pseudotime"], scores["Tscore"])
     notes.append(f"Pseudotime is a distance from its root, without direction; correlation with Tscore {agree:+.2f}")
     notes.append("scores are z-scores over all wells")
-    cluster = cluster_wells(log, cfg.resolution, cfg.seed)
+    cluster = cluster_wells(log, cfg.resolution, cfg.seed, components)
     if cfg.label:
         label = label_wells(cfg.label, obs.assign(cluster=cluster), scores)
         notes.append(f"label: {cfg.label}: {label.sum()} of {len(label)} wells are 1")

@@ -12,7 +12,8 @@ import lazy_loader
 
 # %% ../../nbs/01_data/00_overview.ipynb #8b8c255e
 if TYPE_CHECKING:
-    from tcell_drugseq.data.drafts import draft_bundle as draft_bundle
+    from tcell_drugseq.data.capacity import check_room as check_room
+    from tcell_drugseq.data.drafts import LARGE_BUNDLE as LARGE_BUNDLE, draft_bundle as draft_bundle
     from tcell_drugseq.data.examples import example_results as example_results
     from tcell_drugseq.data.figures import plot_plates as plot_plates
     from tcell_drugseq.data.matrix import (
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
         NO_DEPTH as NO_DEPTH,
         Z_NAMES as Z_NAMES,
         are_counts as are_counts,
+        compact as compact,
+        find_values as find_values,
+        gene_moments as gene_moments,
+        gene_range as gene_range,
+        genes_detected as genes_detected,
         rank_r as rank_r,
+        row_blocks as row_blocks,
         settle as settle,
+        standardise as standardise,
         target_table as target_table,
         target_values as target_values,
         to_dense as to_dense,
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
         well_depth as well_depth,
     )
     from tcell_drugseq.data.reading import (
+        SCREEN as SCREEN,
+        bundle_size as bundle_size,
         find_problems as find_problems,
         read_h5ad as read_h5ad,
         read_screen as read_screen,
@@ -56,9 +66,10 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["wells", "matrix", "drafts", "reading", "simulate", "examples", "figures"],
+    submodules=["wells", "matrix", "drafts", "reading", "simulate", "examples", "figures", "capacity"],
     submod_attrs={
-        "drafts": ["draft_bundle"],
+        "capacity": ["check_room"],
+        "drafts": ["LARGE_BUNDLE", "draft_bundle"],
         "examples": ["example_results"],
         "figures": ["plot_plates"],
         "matrix": [
@@ -67,15 +78,31 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "NO_DEPTH",
             "Z_NAMES",
             "are_counts",
+            "compact",
+            "find_values",
+            "gene_moments",
+            "gene_range",
+            "genes_detected",
             "rank_r",
+            "row_blocks",
             "settle",
+            "standardise",
             "target_table",
             "target_values",
             "to_dense",
             "varies",
             "well_depth",
         ],
-        "reading": ["find_problems", "read_h5ad", "read_screen", "said_of_wells", "screen_hash", "write_bundle"],
+        "reading": [
+            "SCREEN",
+            "bundle_size",
+            "find_problems",
+            "read_h5ad",
+            "read_screen",
+            "said_of_wells",
+            "screen_hash",
+            "write_bundle",
+        ],
         "simulate": ["simulate_screen", "write_simulation"],
         "wells": [
             "PLATE_SHAPES",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from ..base.defaults import DataConfig
 from ..base.fields import SAVED_INDEX, read_column, read_numbers
 from ..base.hdf5 import read_hdf5
 from ..base.tables import Problems, data_row, quote_some, truth_of
-from .matrix import are_counts
+from .matrix import are_counts, compact, find_values, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FILES', 'SIMULATED', 'MADE', 'Draft', 'name_scores', 'draft_bundle', 'as_texts', 'draft_anndata', 'draft_h5ad']
+__all__ = ['log', 'FILES', 'SIMULATED', 'LARGE_BUNDLE', 'MADE', 'Draft', 'name_scores', 'draft_bundle', 'as_texts',
+           'draft_anndata', 'draft_h5ad']
 
 # %% ../../nbs/01_data/03_drafts.ipynb #ed0434b8
 @dataclass
@@ -43,7 +45,7 @@ class Draft:
     columns: dict[str, Any] = field(default_factory=dict)  # obs columns with a meaning
     scores: pd.DataFrame | None = None
     kept: pd.DataFrame = field(default_factory=pd.DataFrame)  # other obs columns
-    counts: np.ndarray | None = None
+    counts: Any = None  # (wells, genes), sparse where most are zero
     made: dict[str, Any] = field(default_factory=dict)  # what is known of how it was made of raw counts
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -99,6 +101,7 @@ FILES = {
     "counts": ("counts_mat.csv",),
 }
 SIMULATED = "simulated.yaml"
+LARGE_BUNDLE = 300  # MB of CSV, beyond which an .h5ad is the better form
 
 # %% ../../nbs/01_data/03_drafts.ipynb #b68c5a57
 _TABLES = {".csv", ".tsv", ".txt", ".xls", ".xlsx", ".parquet", ".gz", ".zip"}  # what a misnamed part may be
@@ -160,6 +163,9 @@ def _find_files(folder: Path, left_out: set[str], need_targets: bool, problems: 
         expected = f"at least one of them in the folder {folder.name}"
         problems.add("labels_cls.csv", "", "neither it nor scores_3_z.csv", expected)
     _name_unread(folder, others)
+    if (size := sum(os.path.getsize(path) for path in found.values() if os.path.isfile(path)) / 1e6) > LARGE_BUNDLE:
+        advice = f"`tcell-drugseq convert {folder} {folder.name}.h5ad` makes a file that is read in seconds"
+        log.warning("%s: %s MB of CSV, which take minutes to read; %s", folder.name, f"{size:,.0f}", advice)
     return found
 
 # %% ../../nbs/01_data/03_drafts.ipynb #ae7858ea
@@ -237,7 +243,7 @@ def draft_bundle(
         draft.genes, draft.x = gene
     counts = parts.pop("counts", None)
     if counts and draft.x is not None and _check_counts(counts, draft.genes, files["counts"].name, problems):
-        draft.counts = counts[1]
+        draft.counts = compact(counts[1])
     if score := parts.pop("score", None):
         names = name_scores(score[0], (files["score"].name, "header"), problems)
         draft.scores = _select_scores(pd.DataFrame(score[1], columns=names), cfg, files["score"].name, problems)
@@ -376,18 +382,17 @@ def _read_scores(adata: AnnData, cfg: DataConfig, obs: _Obs) -> pd.DataFrame | N
 # %% ../../nbs/01_data/03_drafts.ipynb #ab5c6300
 def _read_matrix(
     adata: AnnData, layer: str, file: str, problems: Problems, fits: Callable = np.isfinite, wanted: str = _FINITE
-) -> np.ndarray | None:
-    """X or a layer as dense float32, whose values all are as wanted; or None and problems."""
+) -> Any:
+    """X as dense float32, or counts as they are, whose values all are as wanted; or None and problems."""
     where = f"layer {layer!r}" if layer else "X"
     matrix: Any = adata.layers.get(layer) if layer else adata.X
     if matrix is None:
         return problems.add(file, where, "nothing", f"a matrix (layers: {quote_some(list(adata.layers)) or 'none'})")
     if matrix.dtype.kind not in "fiub" or 0 in matrix.shape:
         return problems.add(file, where, f"{matrix.shape} of {matrix.dtype}", "numbers, at least one well and one gene")
-    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
     with np.errstate(over="ignore"):
-        x = np.ascontiguousarray(matrix, dtype=np.float32)
-    bad = np.argwhere(~fits(x))
+        x = np.ascontiguousarray(to_dense(matrix, np.float32)) if fits is np.isfinite else compact(matrix)
+    bad = find_values(x, lambda part: ~fits(part))
     if len(bad) == 0:
         return x
     wells, genes = adata.obs_names, adata.var_names

@@ -5,6 +5,7 @@
 # %% ../../nbs/01_data/02_matrix.ipynb #d8101d26
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,10 +13,12 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'are_counts', 'settle',
-           'varies', 'rank_r', 'well_depth']
+__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'compact', 'row_blocks',
+           'find_values', 'gene_range', 'gene_moments', 'standardise', 'are_counts', 'settle', 'varies', 'rank_r',
+           'genes_detected', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -49,9 +52,80 @@ def target_values(
     return found
 
 # %% ../../nbs/01_data/02_matrix.ipynb #7f985d8d
-def to_dense(x: Any) -> np.ndarray:
-    """Matrix as float64, sparse or not."""
-    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, float)
+def to_dense(
+    x: Any,  # a matrix, sparse or not
+    dtype: Any = float,  # of the answer; float32 takes half the memory
+) -> np.ndarray:
+    """A whole matrix as an array."""
+    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype)
+
+
+def compact(
+    x: Any,  # (N, G), sparse or not
+) -> np.ndarray | csr_matrix:  # float32; CSR where that is smaller
+    """A matrix in the form that takes less memory."""
+    from scipy.sparse import csr_matrix, issparse
+
+    values = x.count_nonzero() if issparse(x) else np.count_nonzero(x)
+    if 2 * values < np.prod(x.shape, dtype=float):
+        return csr_matrix(x, dtype=np.float32)
+    return np.ascontiguousarray(to_dense(x, np.float32))
+
+# %% ../../nbs/01_data/02_matrix.ipynb #9596555b
+_AT_ONCE = 1 << 22  # values: 32 MB in double precision
+_DIGITS = 1e-12  # a range or an SD below this share of the largest value is rounding
+
+
+def row_blocks(
+    x: Any,  # (N, G), sparse, dense or on disk
+    most: int = _AT_ONCE,  # values of a block; at least one row
+) -> Iterator[tuple[slice, np.ndarray]]:  # which rows, and their values
+    """Rows of a matrix in turn, dense."""
+    size = max(1, most // max(x.shape[1], 1))
+    for start in range(0, x.shape[0], size):
+        at = slice(start, min(start + size, x.shape[0]))
+        part = x[at]
+        yield at, part.toarray() if hasattr(part, "toarray") else np.asarray(part)
+
+
+def find_values(
+    x: Any,  # (N, G), as of `row_blocks`
+    wanted: Callable[[np.ndarray], np.ndarray],  # of a block: bool of the same shape
+) -> np.ndarray:  # (n, 2) row and column of each
+    """Where values are that a test finds."""
+    found = [np.argwhere(wanted(part)) + np.array([at.start, 0]) for at, part in row_blocks(x)]
+    return np.concatenate([np.zeros((0, 2), int), *found])
+
+
+def gene_range(
+    x: Any,  # (N, G), as of `row_blocks`
+) -> tuple[np.ndarray, np.ndarray]:  # (G,) smallest and largest value of each gene
+    """Between which values each gene lies."""
+    parts = [(part.min(axis=0), part.max(axis=0)) for _, part in row_blocks(x)]
+    return np.min([low for low, _ in parts], axis=0), np.max([high for _, high in parts], axis=0)
+
+
+def gene_moments(
+    x: Any,  # (N, G), as of `row_blocks`
+) -> tuple[np.ndarray, np.ndarray]:  # (G,) mean and SD of each gene, float64
+    """Mean and SD of each gene over the wells."""
+    mean = np.sum([part.sum(axis=0, dtype=float) for _, part in row_blocks(x)], axis=0) / x.shape[0]
+    square = np.zeros(x.shape[1])
+    for _, part in row_blocks(x):
+        away = part - mean
+        square += np.einsum("ng,ng->g", away, away)
+    return mean, np.sqrt(square / x.shape[0])
+
+
+def standardise(
+    x: Any,  # (N, G), as of `row_blocks`
+) -> np.ndarray:  # (N, G) float32, an array of its own
+    """Genes of mean 0 and SD 1; a gene that does not vary becomes 0."""
+    (mean, sd), out = gene_moments(x), np.empty(x.shape, np.float32)
+    scale = np.where(sd > _DIGITS * np.abs(mean), sd, np.inf)
+    for at, part in row_blocks(x):
+        out[at] = (part - mean) / scale
+    return out
 
 # %% ../../nbs/01_data/02_matrix.ipynb #cbe05840
 LARGEST_COUNT = 2**24  # a count is below it: float32 holds each whole number up to here, and not the next
@@ -65,7 +139,7 @@ def are_counts(
         return (x >= 0) & (x < LARGEST_COUNT) & (x == np.rint(x))
 
 # %% ../../nbs/01_data/02_matrix.ipynb #db018479
-_DIGITS, _SHARE = 1e-12, 1e-6  # a range below this share of the largest value, or of the range `beside`, is rounding
+_SHARE = 1e-6  # of the range `beside`: a smaller one is rounding
 
 
 def settle(
@@ -111,13 +185,21 @@ def rank_r(
 NO_DEPTH = "not known (neither counts nor zeros are)"
 
 
+def genes_detected(
+    x: Any,  # (N, G), as of `row_blocks`
+) -> np.ndarray:  # (N,) how many genes of each well are above zero
+    """Genes seen in each well."""
+    return np.concatenate([np.zeros(0, int), *(np.count_nonzero(part > 0, axis=1) for _, part in row_blocks(x))])
+
+
 def well_depth(
     screen: AnnData,  # a Screen
 ) -> tuple[np.ndarray, str]:  # (N,) depth, NaN where it is not known; how it was taken
     """Depth of each well: UMIs where counts are known, else genes detected; a sum of log intensities is no depth."""
     if "counts" in screen.layers:
-        return np.log1p(to_dense(screen.layers["counts"]).sum(axis=1)), "log UMIs"
-    x = to_dense(screen.X)
-    if (x == 0).mean() > 0.01 and x.min() >= 0:
-        return (x > 0).sum(axis=1).astype(float), "genes detected"
-    return np.full(len(x), np.nan), NO_DEPTH
+        umis = np.asarray(cast(Any, screen.layers["counts"]).sum(axis=1, dtype=float)).ravel()
+        return np.log1p(umis), "log UMIs"
+    detected, low = genes_detected(screen.X), gene_range(screen.X)[0].min()
+    if detected.sum() < 0.99 * np.prod(screen.shape) and low >= 0:
+        return detected.astype(float), "genes detected"
+    return np.full(screen.n_obs, np.nan), NO_DEPTH

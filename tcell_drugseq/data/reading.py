@@ -23,9 +23,17 @@ from ..base.defaults import DataConfig
 from ..base.fields import SAVED_INDEX
 from ..base.files import check_regular, write_yaml
 from ..base.settings import InputError, with_leaves
-from ..base.tables import Problems, judge_spellings, quote_some, rename_compounds, truth_of, write_csv
+from tcell_drugseq.base.tables import (
+    Problems,
+    judge_spellings,
+    quote_some,
+    rename_compounds,
+    truth_of,
+    write_csv,
+    write_numbers,
+)
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_anndata, draft_bundle, draft_h5ad
-from .matrix import are_counts
+from .matrix import are_counts, compact, find_values, gene_range, row_blocks
 from tcell_drugseq.data.wells import (
     NO_POSITION,
     known_wells,
@@ -40,8 +48,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells', 'find_problems',
-           'write_bundle']
+__all__ = ['log', 'SCREEN', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells',
+           'find_problems', 'bundle_size', 'write_bundle']
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -116,7 +124,7 @@ def _check_control(d: Draft, control: str) -> None:
 def _normalise(d: Draft, problems: Problems) -> None:
     """Keep counts, take the logarithm of their share; a value that is no count is a problem."""
     assert d.x is not None and d.wells is not None  # else it is not called
-    bad = np.argwhere(~are_counts(d.x))
+    bad = find_values(d.x, lambda part: ~are_counts(part))
     if len(bad):
         i, j = bad[0]
         file, where = d.place("gene", j)
@@ -126,19 +134,21 @@ def _normalise(d: Draft, problems: Problems) -> None:
     if not total.all():
         empty = [name for name, n in zip(d.wells, total[:, 0], strict=True) if n == 0]
         return problems.add(*d.place("well"), f"no count at all in {quote_some(empty)}", "wells with counts")
-    d.counts, d.x = d.x, np.log1p(d.x * (1e4 / total)).astype(np.float32)
+    d.counts = compact(d.x)
+    d.x = np.concatenate([np.log1p(part * (1e4 / total[at])).astype(np.float32) for at, part in row_blocks(d.x)])
 
 # %% ../../nbs/01_data/04_reading.ipynb #419d8983
 def _drop_constant(d: Draft, problems: Problems) -> None:
     assert d.x is not None  # else it is not called
-    varies = d.x.min(axis=0) != d.x.max(axis=0)
+    low, high = gene_range(d.x)
+    varies = low != high
     if not varies.any():
         return problems.add(*d.place("gene"), f"no gene of {len(varies)} that differs between wells", "at least one")
     if not varies.all():
         constant = [gene for gene, keep in zip(d.genes, varies, strict=True) if not keep]
         log.warning("%s: left out, the same value in every well: %s", d.place("gene")[0], quote_some(constant))
-    d.genes = [gene for gene, keep in zip(d.genes, varies, strict=True) if keep]
-    d.x, d.counts = d.x[:, varies], None if d.counts is None else d.counts[:, varies]
+        d.genes = [gene for gene, keep in zip(d.genes, varies, strict=True) if keep]
+        d.x, d.counts = d.x[:, varies], None if d.counts is None else d.counts[:, np.flatnonzero(varies)]
 
 
 def _stated(d: Draft, cfg: DataConfig, problems: Problems) -> pd.DataFrame:
@@ -289,8 +299,9 @@ def screen_hash(
     for name, values in texts.items():
         digest.update(json.dumps([name, list(map(str, values))]).encode())
     for name, values in arrays.items():
-        array = np.ascontiguousarray(values, dtype="<f4" if name == "X" else "<f8")
-        digest.update(json.dumps([name, array.shape]).encode() + array.tobytes())
+        digest.update(json.dumps([name, values.shape]).encode())
+        for _, part in row_blocks(values) if name == "X" else [(None, values)]:
+            digest.update(np.ascontiguousarray(part, dtype="<f4" if name == "X" else "<f8").data)
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/01_data/04_reading.ipynb #9882aa2b
@@ -337,10 +348,18 @@ def _read(source: Path | AnnData, cfg: DataConfig, need_targets: bool, take_apar
     return _assemble(draft, cfg, source.resolve().name if isinstance(source, Path) else "an AnnData in memory")
 
 
+SCREEN = "screen.h5ad"  # what `tcell-drugseq screen` writes
+
+
+def _draft_screen(folder: Path, *args: Any) -> Draft:
+    return draft_h5ad(folder / SCREEN, *args)
+
+
 def _format(path: Path, problems: Problems) -> Callable | None:
-    """The reader for `path`: a folder is a bundle; None and a problem if it is neither format."""
+    """The reader for `path`; None and a problem if it is neither a folder nor an .h5ad."""
     if os.path.isdir(path):
-        return draft_bundle
+        bundle = any(os.path.lexists(path / f"{FILES['gene'][0]}{packed}") for packed in ("", ".gz"))
+        return _draft_screen if os.path.isfile(path / SCREEN) and not bundle else draft_bundle
     try:
         check_regular(path)
         if path.suffix.lower() == ".h5ad":
@@ -433,7 +452,7 @@ def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
     """Expression, counts and targets."""
     lines = []
     if d.x is not None and d.x.size:
-        whole = "whole numbers" if not (d.x % 1).any() else "decimals"
+        whole = "decimals" if any((part % 1).any() for _, part in row_blocks(d.x)) else "whole numbers"
         place = f"layer {cfg.layer!r}" if cfg.layer else "X or expr_mat.csv"
         lines.append(f"expression: {place}, {len(d.genes):,} genes, {whole} from {d.x.min():g} to {d.x.max():g}")
     lines.append(f"counts: {'known' if d.counts is not None else 'none'}")
@@ -472,6 +491,18 @@ def _check_gaps(screen: AnnData, folder: Path) -> None:
             found = f"found {gaps} wells without a value, expected a value in every well of a bundle"
             raise InputError(f"{folder}: {name}: {found}")
 
+# %% ../../nbs/01_data/04_reading.ipynb #363e45bf
+def bundle_size(
+    screen: AnnData,  # a Screen
+) -> float:  # MB, about
+    """What expression and counts of a screen take as CSV."""
+    size = 0.0
+    for x, wide, zero in ((screen.X, 11, 4), (screen.layers.get("counts"), 3, 2)):
+        if x is not None:
+            values = sum(np.count_nonzero(part) for _, part in row_blocks(x))
+            size += values * wide + (np.prod(x.shape, dtype=float) - values) * zero
+    return size / 1e6
+
 # %% ../../nbs/01_data/04_reading.ipynb #44fc678e
 def write_bundle(
     screen: AnnData,  # a Screen
@@ -495,13 +526,15 @@ def write_bundle(
     tables |= {"well": pd.DataFrame({"well_id": screen.obs_names})} | (
         {} if scores is None else {"score": cast(pd.DataFrame, scores)}
     )
-    if "counts" in screen.layers:
-        counts = screen.to_df("counts")
-        if (counts % 1 != 0).any(axis=None):
-            raise InputError(f"{folder}: layer counts: found values that are no whole numbers, expected raw counts")
-        tables["counts"] = counts.astype(int)
+    counts, genes = screen.layers.get("counts"), [str(gene) for gene in screen.var_names]
+    if counts is not None and any((part % 1 != 0).any() for _, part in row_blocks(counts)):
+        raise InputError(f"{folder}: layer counts: found values that are no whole numbers, expected raw counts")
     for part, table in tables.items():
         write_csv(table, folder / FILES[part][0])
+    if counts is not None:
+        write_numbers(
+            genes, (row for _, part in row_blocks(counts) for row in part.astype(int)), folder / FILES["counts"][0]
+        )
     if screen.uns.get("source", {}).get("simulated") and not (folder / SIMULATED).exists():
         write_yaml({"simulated": True}, folder / SIMULATED)
-    write_csv(screen.to_df(), folder / FILES["gene"][0])
+    write_numbers(genes, (row for _, part in row_blocks(screen.X) for row in part), folder / FILES["gene"][0])

@@ -480,13 +480,14 @@ def simulate_screen(
 # %% ../../nbs/01_data/05_simulate.ipynb #94c4608c
 def _write_raw(screen: AnnData, folder: Path) -> None:
     """Counts and plate map, as a screen begins in the laboratory."""
-    from tcell_drugseq.data.reading import write_csv
+    from tcell_drugseq.base.tables import write_csv, write_numbers
 
     folder.mkdir()
     plates = cast(pd.DataFrame, screen.obs)[[c for c in ("compound", "dose", "plate", "batch") if c in screen.obs]]
     plates = plates.assign(unit="uM") if "dose" in plates else plates
-    for table, name in ((screen.to_df("counts").astype(int), "counts"), (plates, "plate_map")):
-        write_csv(table.rename_axis("well").reset_index(), folder / f"{name}.csv")
+    write_csv(plates.rename_axis("well").reset_index(), folder / "plate_map.csv")
+    counts = np.asarray(screen.layers["counts"]).astype(int)
+    write_numbers(list(screen.var_names), counts, folder / "counts.csv", ("well", list(screen.obs_names)))
 
 
 def write_simulation(
