@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import pandas as pd
 
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
+from .base.launch import find_launch
 from .base.progress import PLACE, note_progress, steps, told
 from .base.settings import InputError, leaves, with_leaves
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from tcell_drugseq.model.network import MultiTaskModel
-    from tcell_drugseq.training.crossfit import FoldPlan
+    from tcell_drugseq.training.crossfit import FoldModel, FoldPlan
+    from tcell_drugseq.training.fit import Fit
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,22 @@ def check_request(
     return plan
 
 # %% ../nbs/90_pipeline.ipynb #518f4f22
+def _fit_all(screen: AnnData, plan: FoldPlan, cfg: RunConfig, work: Path | None = None) -> tuple[Fit, list[FoldModel]]:
+    """Train the final model and that of each fold, together with all processes; states of trainings are in `work`."""
+    from tcell_drugseq.training.crossfit import fit_fold, read_chosen, split_final, with_expression
+    from tcell_drugseq.training.fit import fit_model
+
+    split, x = split_final(screen, cfg), plan.x
+    alone = cfg.train.folds == 1  # then the final model is that of the one fold
+    seen = np.isin(split, ["train", "val"])
+    final = with_expression(screen, x[1]) if alone and x else read_chosen(screen, seen, cfg)
+    apart = [] if alone else plan.folds
+    note_progress(steps=1 + len(apart))
+    fit = fit_model(final, split, cfg.model, cfg.train, work and work / "progress.pt", name="final model")
+    states = {f.number: work and work / f"progress_fold{f.number}.pt" for f in plan.folds}
+    return fit, [fit_fold(screen, f, cfg, states[f.number], x.get(f.number)) for f in steps(apart, done=1)]
+
+
 def _train_screen(
     screen: AnnData,
     plan: FoldPlan,  # of `check_request`
@@ -124,25 +142,17 @@ def _train_screen(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
-    from tcell_drugseq.training.crossfit import fit_fold, read_chosen, split_final, with_expression
-    from tcell_drugseq.training.fit import fit_model
+    from tcell_drugseq.training.crossfit import split_final
     from tcell_drugseq.training.store import save_run
 
     folds, split, x = plan.folds, split_final(screen, cfg), plan.x
-    alone = cfg.train.folds == 1  # then the final model is that of the one fold
     with stages("audits"):
         audit = audit_run(screen, folds, cfg, x.get(folds[0].number) if cfg.correct.genes == "all" else None)
     with stages("training"):
-        seen = np.isin(split, ["train", "val"])
-        final = with_expression(screen, x[1]) if alone and x else read_chosen(screen, seen, cfg)
-        apart = [] if alone else folds
-        note_progress(steps=1 + len(apart))
-        fit = fit_model(final, split, cfg.model, cfg.train, work / "progress.pt", name="final model")
-        states = {f.number: work / f"progress_fold{f.number}.pt" for f in folds}
-        views = [fit_fold(screen, f, cfg, states[f.number], x.get(f.number)) for f in steps(apart, done=1)]
+        fit, views = _fit_all(screen, plan, cfg, work)
         save_run(fit, views, work, screen, split, cfg)
     with stages("predictions and importance"):
-        if alone:
+        if cfg.train.folds == 1:
             results = apply_model(fit.model, screen, split, cfg, x.get(1))
         else:
             results = apply_folds(views, fit.model, screen, cfg)
@@ -295,6 +305,7 @@ def run(
     """Read, train (or load with `skip_train`), predict, rank, explain, and write all files at once.
 
     Raises `InputError` for unusable input, and `NoSpaceError` for a full disk, before anything is in `out_dir`.
+    Where `torchrun` or `srun` started several processes, they train together; only in process 0 it returns.
     Whatever fails after the training is left out, with a note in `uns["stage_notes"]`.
     """
     cfg, screen = _take_settings(source, settings)
@@ -303,19 +314,37 @@ def run(
         return _run(cfg, screen)
 
 
+def _read(cfg: RunConfig, screen: AnnData | None, trains: bool) -> AnnData:
+    """The screen that is given or that `cfg.data` names."""
+    from tcell_drugseq.data.reading import read_screen
+
+    if screen is not None and _is_screen(screen):
+        return screen
+    return read_screen(cfg.data if screen is None else screen, trains, **leaves(cfg.data))
+
+
+def _help(cfg: RunConfig, screen: AnnData | None) -> NoReturn:
+    """Train along with process 0, which does all else; where nothing is trained there is nothing to help with."""
+    if not cfg.skip_train:
+        screen = _read(cfg, screen, True)
+        _fit_all(screen, check_request(screen, cfg), cfg)
+    raise SystemExit
+
+
 def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     """Run on a screen that is read, or that `cfg.data` names."""
     import torch
 
     from tcell_drugseq.base.folders import staged_folder
     from tcell_drugseq.base.results import owned_files
-    from tcell_drugseq.data.reading import read_screen
     from tcell_drugseq.report.exports import check_out_dir
     from tcell_drugseq.training.store import load_for
 
     stages = Stages(_expected(cfg))
     if cfg.train.num_threads:
         torch.set_num_threads(cfg.train.num_threads)
+    if find_launch().rank:
+        _help(cfg, screen)
     place = os.path.expanduser(cfg.model_path or Path(cfg.out_dir) / "model.pt")
     model_path = Path(place) if cfg.skip_train else None
     out = check_out_dir(cfg.out_dir, cfg.overwrite, own_model=model_path)
@@ -323,8 +352,7 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
         raise InputError(f"out_dir: found {cfg.out_dir!r}, which is the data_dir; expected a folder of its own")
     model, about = load_for(model_path, cfg) if model_path else (None, {})
     with stages("reading"):
-        if screen is None or not _is_screen(screen):
-            screen = read_screen(cfg.data if screen is None else screen, model is None, **leaves(cfg.data))
+        screen = _read(cfg, screen, model is None)
     if model is None or model_path is None:
         plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:

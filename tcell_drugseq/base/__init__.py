@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         staged_folder as staged_folder,
     )
     from tcell_drugseq.base.hdf5 import read_hdf5 as read_hdf5
+    from tcell_drugseq.base.launch import Launch as Launch, find_launch as find_launch
     from tcell_drugseq.base.progress import (
         PLACE as PLACE,
         Renew as Renew,
@@ -158,6 +159,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "results",
         "hdf5",
         "fields",
+        "launch",
     ],
     submod_attrs={
         "defaults": [
@@ -216,6 +218,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "hdf5": ["read_hdf5"],
+        "launch": ["Launch", "find_launch"],
         "progress": [
             "PLACE",
             "Renew",
