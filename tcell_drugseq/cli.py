@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HelpAll', 'app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwrite', 'Grouped', 'with_flags',
            'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'init', 'validate', 'audit',
-           'report', 'batch', 'main']
+           'report', 'batch', 'campaign', 'main']
 
 # %% ../nbs/91_cli.ipynb #14cb4963
 import atexit
@@ -498,6 +498,26 @@ def batch(
         raise typer.Exit(
             InputError.exit_code if all(o.bad_input for o in failed) and len(failed) == len(outcomes) else 1
         )
+
+# %% ../nbs/91_cli.ipynb #91f83bd4
+@app.command()
+def campaign(
+    reports: Annotated[list[Path], typer.Argument(help="folders of reports, or single reports, one of each screen")],
+    out_dir: Annotated[Path, typer.Option("--out_dir", help="folder for the campaign; new or empty")] = Path(
+        "campaign"
+    ),
+    skip: Annotated[
+        bool, typer.Option("--skip", help="leave out screens that don't fit the others, and name them")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a campaign")] = False,
+) -> None:
+    """Join many screens of one assay: one ranking and one q over all compounds, controls followed over time."""
+    from tcell_drugseq.campaign.join import join_campaign
+
+    found = join_campaign(reports, out_dir, skip, overwrite)
+    typer.echo("\n".join([*found.said, found.variance, *found.drifts, str(out_dir / "campaign.html")]))
+    for note in found.notes:
+        typer.echo(f"warning: {note}", err=True)
 
 # %% ../nbs/91_cli.ipynb #4d7bb68a
 def _terminate(*_: object) -> None:

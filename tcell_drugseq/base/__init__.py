@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.base.results import (
         OUTPUTS as OUTPUTS,
+        Column as Column,
         data_dictionary as data_dictionary,
         describe_column as describe_column,
         owned_files as owned_files,
@@ -231,7 +232,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "steps",
             "told",
         ],
-        "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
+        "results": ["Column", "OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],
         "style": [
             "DARK",
