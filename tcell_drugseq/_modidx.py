@@ -846,6 +846,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'tcell_drugseq/campaign/join.py'),
                                              'tcell_drugseq.campaign.join._about': ( '12_campaign/join.html#_about',
                                                                                      'tcell_drugseq/campaign/join.py'),
+                                             'tcell_drugseq.campaign.join._by_cause': ( '12_campaign/join.html#_by_cause',
+                                                                                        'tcell_drugseq/campaign/join.py'),
                                              'tcell_drugseq.campaign.join._claims': ( '12_campaign/join.html#_claims',
                                                                                       'tcell_drugseq/campaign/join.py'),
                                              'tcell_drugseq.campaign.join._dictionary': ( '12_campaign/join.html#_dictionary',

@@ -91,6 +91,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("controls", "DMSO wells among them"),
         Column("compounds", "compounds of the screen"),
         Column("hits_there", "hits that the screen calls by itself"),
+        Column("hits", "what its verdict says of hits: claim, limited (only with its limits) or no claim"),
         Column("barred", "why no hit of this screen may be claimed; empty where it may"),
         Column("version", "of the software that ran it"),
         Column(
@@ -171,6 +172,15 @@ def _leave_out(members: list[Member], refused: Sequence[Refusal], skip: bool, no
     return [m for m in members if m.folder not in gone]
 
 
+def _by_cause(what: str, causes: Mapping[str, str]) -> list[str]:
+    """A line for each cause, with the screens that share it."""
+    lines = []
+    for cause in dict.fromkeys(causes.values()):
+        names = [name for name, why in causes.items() if why == cause]
+        lines.append(f"Screens that {what} ({cause}): {', '.join(names)}")
+    return lines
+
+
 def read_campaign(
     given: Sequence[str | Path],  # folders of reports, or reports
     skip: bool = False,  # leave out screens that don't fit the others, instead of raising an error
@@ -188,7 +198,8 @@ def read_campaign(
     rows = _stack([parts.pop(m.name) for m in members])
     barred = {m.name: why for m in members if (why := barred_by(m.hits, m.causes))}
     table = join_screens(rows, barred, members[0].hit_q)
-    notes += [f"{name}: brings no claim, its compounds are listed: {why}" for name, why in barred.items()]
+    notes += _by_cause("bring no claim, their compounds are listed", barred)
+    notes += _by_cause("claim hits with limits", {m.name: "; ".join(m.causes) for m in members if m.hits == "limited"})
     if len(versions := sorted({m.version for m in members})) > 1:
         notes.append(f"the screens were run by several versions of the software: {', '.join(versions)}")
     series = {f"{kind} of DMSO wells": control_series(profiles)[f"dmso_{kind}"] for kind in ("distance", "spread")}
@@ -226,6 +237,7 @@ def _about(
             "controls": m.controls,
             "compounds": int(compounds[m.name]),
             "hits_there": int(hits[m.name]),
+            "hits": m.hits,
             "barred": barred.get(m.name, ""),
             "version": m.version,
             "folder": str(absolute(m.folder)),

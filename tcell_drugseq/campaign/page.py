@@ -33,16 +33,16 @@ def _short(values: pd.Series, digits: int = 3) -> list[float | None]:
     return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.to_numpy(float)]
 
 
-def _per_screen(rows: pd.DataFrame, place: Mapping[str, int]) -> pd.Series:
+def _per_screen(rows: pd.DataFrame, place: Mapping[str, int]) -> dict[str, list]:
     """By compound, what each screen says: screen, wells, distance, p, q, shift, interval, card, why not."""
     ends = zip(_short(rows["low"]), _short(rows["high"]), strict=True)
     columns = [rows["screen"].astype(str).map(place), rows["wells"].astype(int), _short(rows["distance"])]
     columns += [_short(rows["p"]), _short(rows["q"]), _short(rows["shift"]), list(map(list, ends))]
     columns += [rows["card"].astype(int), rows["why_not"].astype(str)]
-    said = pd.Series(
-        [list(one) for one in zip(*columns, strict=True)], index=rows["compound"].astype(str), dtype=object
-    )
-    return said.groupby(level=0, sort=False).agg(list)
+    found: dict[str, list] = {}
+    for name, *said in zip(rows["compound"].astype(str), *columns, strict=True):
+        found.setdefault(name, []).append(said)
+    return found
 
 
 def compound_rows(
@@ -88,11 +88,12 @@ def write_campaign_page(
     known = {"folder": FOLDER, "size": _ROWS, "most": _FOUND, "compounds": len(table)}
     known["screens"] = screens[["screen", "link"]].to_numpy().tolist()
     _write_script(out / FOLDER, "names", table["compound"].astype(str).tolist())
-    chunk = pd.Series(np.arange(len(table)) // _ROWS, table["compound"].astype(str))
-    by_chunk = dict(list(rows.groupby(rows["compound"].astype(str).map(chunk).to_numpy(), sort=False)))
+    at = pd.Index(table["compound"].astype(str)).get_indexer(pd.Index(rows["compound"].astype(str))) // _ROWS
+    order, ends = np.argsort(at, kind="stable"), np.bincount(at).cumsum()
     first: list[list[Any]] = []
-    for i in range(-(-len(table) // _ROWS)):
-        found = compound_rows(table.iloc[i * _ROWS : (i + 1) * _ROWS], by_chunk[i], place)
+    for i, end in enumerate(ends):
+        mine = rows.iloc[order[ends[i - 1] if i else 0 : end]]
+        found = compound_rows(table.iloc[i * _ROWS : (i + 1) * _ROWS], mine, place)
         first = first or found[:_FIRST]
         _write_script(out / FOLDER, f"rows{i}", found)
     values = {"first": first, "known": known, "screens": screens.to_dict("records"), "picture": _picture(charts)}

@@ -157,7 +157,8 @@ FIND = """
 <script>
 window.addEventListener("load", async () => {
   const wait = (ms) => new Promise((done) => setTimeout(done, ms)), byId = (id) => document.getElementById(id);
-  const found = { first: byId("count").textContent, words: [] }, field = byId("find"), body = byId("compounds").tBodies[0];
+  const found = { first: byId("count").textContent, words: [] };
+  const field = byId("find"), body = byId("compounds").tBodies[0];
   for (const text of WORDS) {
     field.value = text;
     field.dispatchEvent(new Event("input"));
