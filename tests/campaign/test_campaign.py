@@ -249,10 +249,10 @@ def atlas(tmp_path_factory):
     return root
 
 
-def worker_of_slurm(conf):
-    """The process of dask's worker in the first job that runs."""
-    found = subprocess.run(["pgrep", "-f", "distributed.cli.dask_worker tls://"], capture_output=True, text=True).stdout
-    return [int(pid) for pid in found.split()]
+def workers_of_slurm(folder):
+    """The processes of dask's workers in jobs that were submitted from this folder, where their keys are."""
+    asked = ["pgrep", "-f", f"distributed.cli.dask_worker .*{folder}/.keys-"]
+    return [int(pid) for pid in subprocess.run(asked, capture_output=True, text=True).stdout.split()]
 
 
 @pytest.mark.parametrize("cluster", ["dask", "slurm"])
@@ -285,7 +285,7 @@ def test_batches_survive_a_killed_worker_and_are_joined(atlas, fork, cluster, re
         while not list((tmp_path / "reports").glob("batch*/metrics.json")):
             assert batch.poll() is None and time.monotonic() < begun + 300, (tmp_path / "said").read_text()
             time.sleep(0.2)
-        [victim, *_] = [w.pid for w in workers.workers.values()] if workers else worker_of_slurm(conf)
+        [victim, *_] = [w.pid for w in workers.workers.values()] if workers else workers_of_slurm(tmp_path)
         os.kill(victim, signal.SIGKILL)
         assert batch.wait(1_800) == 0, (tmp_path / "said").read_text()
     if workers:
