@@ -21,15 +21,14 @@ import pandas as pd
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
 from .base.launch import find_launch
-from .base.progress import PLACE, note_progress, steps, told
+from .base.progress import PLACE, note_progress, told
 from .base.settings import InputError, leaves, with_leaves
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from tcell_drugseq.model.network import MultiTaskModel
-    from tcell_drugseq.training.crossfit import FoldModel, FoldPlan
-    from tcell_drugseq.training.fit import Fit
+    from tcell_drugseq.training.crossfit import FoldPlan
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class Stages:
         whole = sum(self.expected.values()) or 1
         done = sum(weight for stage, weight in self.expected.items() if stage in self.seconds) / whole
         share = self.expected.get(name, 0) / whole
-        note_progress(stage=name, done=done, share=share, step=0, steps=1, epoch=0)
+        note_progress(stage=name, done=done, share=share, step=0, steps=1, trainings={})
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -115,22 +114,6 @@ def check_request(
     return plan
 
 # %% ../nbs/90_pipeline.ipynb #518f4f22
-def _fit_all(screen: AnnData, plan: FoldPlan, cfg: RunConfig, work: Path | None = None) -> tuple[Fit, list[FoldModel]]:
-    """Train the final model and that of each fold, together with all processes; states of trainings are in `work`."""
-    from tcell_drugseq.training.crossfit import fit_fold, read_chosen, split_final, with_expression
-    from tcell_drugseq.training.fit import fit_model
-
-    split, x = split_final(screen, cfg), plan.x
-    alone = cfg.train.folds == 1  # then the final model is that of the one fold
-    seen = np.isin(split, ["train", "val"])
-    final = with_expression(screen, x[1]) if alone and x else read_chosen(screen, seen, cfg)
-    apart = [] if alone else plan.folds
-    note_progress(steps=1 + len(apart))
-    fit = fit_model(final, split, cfg.model, cfg.train, work and work / "progress.pt", name="final model")
-    states = {f.number: work and work / f"progress_fold{f.number}.pt" for f in plan.folds}
-    return fit, [fit_fold(screen, f, cfg, states[f.number], x.get(f.number)) for f in steps(apart, done=1)]
-
-
 def _train_screen(
     screen: AnnData,
     plan: FoldPlan,  # of `check_request`
@@ -142,20 +125,20 @@ def _train_screen(
     from tcell_drugseq.biology.gather import add_biology
     from tcell_drugseq.evidence.apply import apply_folds, apply_model
     from tcell_drugseq.evidence.gather import add_evidence, audit_run
-    from tcell_drugseq.training.crossfit import split_final
+    from tcell_drugseq.training.crossfit import fit_run, split_final
     from tcell_drugseq.training.store import save_run
 
     folds, split, x = plan.folds, split_final(screen, cfg), plan.x
     with stages("audits"):
         audit = audit_run(screen, folds, cfg, x.get(folds[0].number) if cfg.correct.genes == "all" else None)
     with stages("training"):
-        fit, views = _fit_all(screen, plan, cfg, work)
+        fit, views = fit_run(screen, plan, split, cfg, work)
         save_run(fit, views, work, screen, split, cfg)
     with stages("predictions and importance"):
-        if cfg.train.folds == 1:
-            results = apply_model(fit.model, screen, split, cfg, x.get(1))
-        else:
+        if views:
             results = apply_folds(views, fit.model, screen, cfg)
+        else:  # the final model is that of the one fold
+            results = apply_model(fit.model, screen, split, cfg, x.get(1))
     results.uns["history"], results.uns["best_epoch"] = fit.history, fit.best_epoch
     results.uns["audit"] = audit
     stages.results = results
@@ -309,7 +292,7 @@ def run(
     Whatever fails after the training is left out, with a note in `uns["stage_notes"]`.
     """
     cfg, screen = _take_settings(source, settings)
-    note_progress(began=time.time(), stage="starting", done=0.0, share=0.0, step=0, steps=1, epoch=0)
+    note_progress(began=time.time(), stage="starting", done=0.0, share=0.0, step=0, steps=1, trainings={})
     with nullcontext() if PLACE in os.environ else told(log.info):  # else whoever set it tells
         return _run(cfg, screen)
 
@@ -325,9 +308,12 @@ def _read(cfg: RunConfig, screen: AnnData | None, trains: bool) -> AnnData:
 
 def _help(cfg: RunConfig, screen: AnnData | None) -> NoReturn:
     """Train along with process 0, which does all else; where nothing is trained there is nothing to help with."""
+    from tcell_drugseq.training.crossfit import fit_run, split_final
+
     if not cfg.skip_train:
         screen = _read(cfg, screen, True)
-        _fit_all(screen, check_request(screen, cfg), cfg)
+        plan = check_request(screen, cfg)
+        fit_run(screen, plan, split_final(screen, cfg), cfg, Path(cfg.out_dir))  # only process 0 keeps states
     raise SystemExit
 
 

@@ -20,22 +20,34 @@ from .files import read_json_if_any, written_whole
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'PLACE', 'Renew', 'note_progress', 'read_progress', 'steps', 'share_done', 'describe_progress', 'Terminal',
-           'Teller', 'is_watched', 'told']
+__all__ = ['T', 'PLACE', 'Renew', 'note_progress', 'note_training', 'read_progress', 'steps', 'share_done', 'describe_progress',
+           'Terminal', 'Teller', 'is_watched', 'told']
 
 # %% ../../nbs/00_base/07_progress.ipynb #0a6950e2
 PLACE = "TCELL_DRUGSEQ_PROGRESS"  # environment variable: the file to write
 _NOTED: dict[str, Any] = {}
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def note_progress(
-    **facts: Any,  # plain values: began, stage, done, share, step, steps, training, epoch, epochs; others stay as noted
+    **facts: Any,  # plain values: began, stage, done, share, step, steps, trainings; others stay as noted
 ) -> None:
     """Note the progress of this process; on disk too, if the environment variable asks for it."""
-    _NOTED.update(facts)
-    if place := os.environ.get(PLACE):
-        with written_whole(place) as tmp:
-            Path(tmp).write_text(json.dumps(_NOTED), encoding="utf-8")
+    with _ONE_AT_A_TIME:
+        _NOTED.update(facts)
+        if place := os.environ.get(PLACE):
+            with written_whole(place) as tmp:
+                Path(tmp).write_text(json.dumps(_NOTED), encoding="utf-8")
+
+
+def note_training(
+    name: str,
+    epoch: int,  # that is over
+    epochs: int,  # of the whole training
+) -> None:
+    """Note how far one of the trainings is that run side by side."""
+    with _ONE_AT_A_TIME:
+        note_progress(trainings=_NOTED.get("trainings", {}) | {name: [epoch, epochs]})
 
 # %% ../../nbs/00_base/07_progress.ipynb #ea478657
 def read_progress(
@@ -51,7 +63,7 @@ def steps(
 ) -> Iterator[T]:
     """The items in turn, each noted as a step of the stage."""
     for i, item in enumerate(items, done):
-        note_progress(step=i, steps=done + len(items), epoch=0)
+        note_progress(step=i, steps=done + len(items))
         yield item
 
 # %% ../../nbs/00_base/07_progress.ipynb #97e443cf
@@ -59,7 +71,7 @@ def share_done(
     found: dict[str, Any],  # of read_progress
 ) -> float:  # 0 to 1
     """How much of a run is done."""
-    within = found.get("epoch", 0) / max(found.get("epochs", 1), 1)
+    within = sum(epoch / max(epochs, 1) for epoch, epochs in found.get("trainings", {}).values())
     inside = min((found.get("step", 0) + within) / max(found.get("steps", 1), 1), 1)
     return found.get("done", 0.0) + found.get("share", 0.0) * inside
 
@@ -80,9 +92,8 @@ def describe_progress(
 ) -> str:
     """A note in words: stage, step, time taken, time left."""
     words = [str(found.get("stage", "starting"))]
-    if words == ["training"] and found.get("epoch"):
-        words += [str(found["training"])] if "training" in found else []
-        words += [f"epoch {found['epoch']}" + (f" of {found['epochs']}" if "epochs" in found else "")]
+    if trainings := found.get("trainings"):
+        words += [f"{name} (epoch {epoch} of {n})" for name, (epoch, n) in trainings.items() if epoch < n]
     elif found.get("steps", 1) > 1:
         words += [f"{found.get('step', 0) + 1} of {found['steps']}"]
     if "began" in found:
@@ -129,7 +140,7 @@ class Teller:
 
     def look(self, name: str, found: dict[str, Any]) -> None:
         """Tell what is new of a run."""
-        kind, (before, when) = f"{found.get('stage')} {found.get('training')}", self.last.get(name, ("", 0.0))
+        kind, (before, when) = str(found.get("stage")), self.last.get(name, ("", 0.0))
         line, now = ": ".join(filter(None, [name, describe_progress(found)])), time.monotonic()
         if self.renew:
             self.show(self.renew, name, line)

@@ -518,15 +518,15 @@ _CHANGES = (
     Output(
         "differential.csv",
         "changes",
-        "changed genes of each compound that is looked into, by DESeq2 on raw counts",
+        "changed genes of each compound that is looked into, by DESeq2 on raw counts; without genes counted too rarely",
         (
             _COMPOUND,
             Column("gene", "name of the gene"),
             Column("base_mean", "mean count over the wells, after division by size factors", "UMIs"),
             Column("log2fc", "log2 of the fold change against DMSO wells", "log2"),
             Column("se", "standard error of log2fc", "log2"),
-            Column("p", "p of the Wald test; empty for an outlier or a gene without counts", "0 to 1"),
-            Column("q", "false discovery rate over the genes of a compound; empty for too few counts", "0 to 1"),
+            Column("p", "p of the Wald test; empty for an outlier", "0 to 1"),
+            Column("q", "false discovery rate over the genes of a compound", "0 to 1"),
             _WELLS,
             Column("controls", "number of control wells"),
             Column("against", "what is held constant: plate, batch, another column of the screen, or all: nothing"),

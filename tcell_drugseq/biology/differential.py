@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
-from ..base.progress import steps
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..data.matrix import rank_r, to_dense
@@ -56,12 +56,170 @@ def _blocks(obs: pd.DataFrame, block: str) -> tuple[str, pd.Series | None]:
     log.warning("differential expression: wells without a control on their %s", block or "plate or batch")
     return "all", None
 
+# %% ../../nbs/09_biology/02_differential.ipynb #099ee336
+class _Design:
+    """A design in which every compound has a level of its own, and all share what is held constant."""
+
+    def __init__(self, matrix: np.ndarray, n_compounds: int):  # (N, Q + C), compounds last
+        from scipy.sparse import csr_array
+
+        self.shared, own = np.split(np.asarray(matrix, float), [matrix.shape[1] - n_compounds], axis=1)  # (N, Q)
+        self.own = csr_array(own.T)  # (C, N) 0/1
+        self.code = np.where(own.any(axis=1), own.argmax(axis=1), -1)  # (N,) -1: a control well
+        self.outer = (self.shared[:, :, None] * self.shared[:, None]).reshape(len(own), -1)
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums (g, C) of values (g, N) over the wells of each compound."""
+        return (self.own @ values.T).T
+
+    def split(self, weights: np.ndarray, ridge: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """D (g, C), m (g, C, Q) and S (g, Q, Q) of weights (g, N)."""
+        q = self.shared.shape[1]
+        level = self._sums(weights) + ridge
+        mean = np.stack([self._sums(weights * u) for u in self.shared.T], axis=-1) / level[..., None]
+        rest = (weights @ self.outer).reshape(-1, q, q) + ridge * np.eye(q)
+        return level, mean, rest - np.einsum("gc,gci,gcj->gij", level, mean, mean)
+
+    def solve(self, weights: np.ndarray, target: np.ndarray, ridge: float) -> np.ndarray:
+        """Coefficients (g, Q + C) of weighted regression of `target` (g, N)."""
+        level, mean, rest = self.split(weights, ridge)
+        own, shared = self._sums(weights * target), (weights * target) @ self.shared
+        first = np.linalg.solve(rest, (shared - np.einsum("gc,gci->gi", own, mean))[..., None])[..., 0]
+        return np.hstack([first, own / level - np.einsum("gci,gi->gc", mean, first)])
+
+    def predict(self, coefficients: np.ndarray) -> np.ndarray:  # (g, Q + C) -> (g, N)
+        q = self.shared.shape[1]
+        own = np.pad(coefficients[:, q:], ((0, 0), (0, 1)))  # code -1 takes the zero at the end
+        return coefficients[:, :q] @ self.shared.T + own[:, self.code]
+
+    def leverage(self, weights: np.ndarray, ridge: float) -> np.ndarray:
+        """Diagonal (g, N) of the weighted hat matrix."""
+        level, mean, rest = self.split(weights, ridge)
+        apart = self.shared - np.pad(mean, ((0, 0), (0, 1), (0, 0)))[:, self.code]
+        alone = np.pad(1 / level, ((0, 0), (0, 1)))[:, self.code]
+        return weights * (np.einsum("gni,gij,gnj->gn", apart, np.linalg.inv(rest), apart) + alone)
+
+    def log_det(self, weights: np.ndarray) -> np.ndarray:
+        """Log determinant (g,) of X'WX."""
+        level, _, rest = self.split(weights)
+        return np.linalg.slogdet(rest)[1] + np.log(level).sum(axis=1)
+
+    def variances(self, weights: np.ndarray) -> np.ndarray:
+        """Variance (g, C) of each compound's coefficient."""
+        level, mean, rest = self.split(weights)
+        return 1 / level + np.einsum("gci,gij,gcj->gc", mean, np.linalg.inv(rest), mean)
+
+# %% ../../nbs/09_biology/02_differential.ipynb #0fcd70a3
+_AT_ONCE = 2_000_000  # values of a block of genes
+_RIDGE = 1e-6  # PyDESeq2's
+_LEAST, _MOST, _STEPS = -30, 30, 250  # coefficients beyond, or so many steps: the gene is left to PyDESeq2
+
+
+def _in_blocks(n_genes: int, n_wells: int) -> Iterator[slice]:
+    size = max(1, _AT_ONCE // n_wells)
+    return (slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size))
+
+
+def _regress(
+    design: _Design, counts: np.ndarray, size: np.ndarray, dispersion: np.ndarray, min_mu: float, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (g, P) of negative binomial regression of counts (g, N), and which genes (g,) did not converge."""
+    from scipy.special import gammaln
+
+    r, start = 1 / dispersion[:, None], np.log(counts / size + 0.1)
+    found = design.solve(np.ones_like(start), start, 0.0)
+    fixed = (gammaln(counts + r) - gammaln(counts + 1) - gammaln(r) + r * np.log(r)).sum(axis=1)
+    before, left = np.full(len(found), 1000.0), np.arange(len(found))
+    for _ in range(_STEPS):
+        mu = np.maximum(size * np.exp(design.predict(found[left])), min_mu)
+        weights = mu / (1 + mu * dispersion[left, None])
+        step = design.solve(weights, np.log(mu / size) + (counts[left] - mu) / mu, _RIDGE)
+        found[left] = step
+        mu = np.maximum(size * np.exp(design.predict(step)), min_mu)
+        y, k = counts[left], r[left]
+        deviance = -2 * ((y + k) * np.log(mu + k) - y * np.log(mu)).sum(axis=1) + 2 * fixed[left]
+        moved = np.abs(deviance - before[left]) / (np.abs(deviance) + 0.1)
+        before[left] = deviance
+        left = left[(moved > tolerance) & ~(np.abs(step) > _MOST).any(axis=1)]
+        if not len(left):
+            break
+    failed = (np.abs(found) > _MOST).any(axis=1)
+    failed[left] = True
+    return found, failed
+
+# %% ../../nbs/09_biology/02_differential.ipynb #18621862
+@cache
+def _inference() -> type:
+    """PyDESeq2's inference with all genes at once; made when asked for, because PyDESeq2 takes seconds to load."""
+    from pydeseq2.default_inference import DefaultInference
+    from scipy.optimize import elementwise
+    from scipy.special import gammaln
+
+    class AllGenes(DefaultInference):
+        def __init__(self, n_compounds: int):
+            super().__init__(n_cpus=1)
+            self.n_compounds = n_compounds
+
+        def lin_reg_mu(self, counts: Any, size_factors: Any, design_matrix: Any, min_mu: float) -> np.ndarray:
+            fitted = np.linalg.lstsq(design_matrix, counts / size_factors[:, None])[0]
+            return np.maximum(size_factors[:, None] * (design_matrix @ fitted), min_mu)
+
+        def irls(self, counts, size_factors, design_matrix, disp, min_mu, beta_tol, *args: Any, **kwargs: Any):
+            design, parts = _Design(design_matrix, self.n_compounds), []
+            for at in _in_blocks(counts.shape[1], len(counts)):
+                y = counts[:, at].T.astype(float)
+                found, failed = _regress(design, y, size_factors, disp[at], min_mu, beta_tol)
+                mu = size_factors * np.exp(design.predict(found))
+                bounded = np.maximum(mu, min_mu)
+                hat = design.leverage(bounded / (1 + bounded * disp[at, None]), _RIDGE)
+                converged = np.ones(len(found), bool)
+                if failed.any():
+                    again = super().irls(
+                        y[failed].T, size_factors, design_matrix, disp[at][failed], min_mu, beta_tol, *args, **kwargs
+                    )
+                    found[failed], mu[failed], hat[failed] = again[0], again[1].T, again[2].T
+                    converged[failed] = again[3]
+                parts.append((found, mu, hat, converged))
+            found, mu, hat, converged = (np.concatenate(part) for part in zip(*parts, strict=True))
+            return found, mu.T, hat.T, converged
+
+        def alpha_mle(
+            self, counts, design_matrix, mu, alpha_hat, min_disp, max_disp,
+            prior_disp_var=None, cr_reg=True, prior_reg=False, optimizer="L-BFGS-B",
+        ):  # fmt: skip
+            design, ends = _Design(design_matrix, self.n_compounds), np.log([min_disp, max_disp])
+
+            def loss(log_alpha: np.ndarray, gene: np.ndarray) -> np.ndarray:
+                shape, log_alpha, gene = log_alpha.shape, log_alpha.ravel(), gene.ravel().astype(int)
+                y, m, r = counts[:, gene].T, mu[:, gene].T, np.exp(-log_alpha)[:, None]
+                found = ((y + r) * np.log(m + r) - y * np.log(m) - gammaln(y + r) + gammaln(r) - r * np.log(r)).sum(1)
+                if cr_reg:
+                    found += 0.5 * design.log_det(m / (1 + m / r))
+                if prior_reg:
+                    found += (log_alpha - np.log(alpha_hat[gene])) ** 2 / (2 * prior_disp_var)
+                return found.reshape(shape)
+
+            best, grid = [], np.linspace(*ends, 16)
+            for at in _in_blocks(counts.shape[1], len(counts)):
+                genes = np.arange(at.start, at.stop)
+                tried = np.array([loss(np.full(len(genes), x), genes) for x in grid])
+                k = tried.argmin(axis=0)
+                inside = (k > 0) & (k < len(grid) - 1)
+                answer, g = grid[k], genes[inside]
+                bracket = tuple(grid[k[inside] + d] for d in (-1, 0, 1))
+                answer[inside] = elementwise.find_minimum(loss, bracket, args=(g,), tolerances={"xatol": 1e-5}).x
+                best.append(answer)
+            found = np.exp(np.concatenate(best))
+            return found, np.ones(len(found), bool)
+
+    return AllGenes
+
 # %% ../../nbs/09_biology/02_differential.ipynb #025f844d
 _WHOLE = 100  # genes without a zero that the median ratio should rest on
 
 
-def _fit(counts: np.ndarray, condition: np.ndarray, blocks: pd.Series | None):
-    """PyDESeq2's fit of (n, G) counts, without its log; `condition` is "control" or a code."""
+def _fit(counts: np.ndarray, condition: np.ndarray, blocks: pd.Series | None, inference: Any = None):
+    """PyDESeq2's fit of (n, G) counts, without its log; `condition` is "0" for a control well, or a code."""
     from pydeseq2.dds import DeseqDataSet
 
     wells = [str(i) for i in range(len(counts))]
@@ -77,14 +235,34 @@ def _fit(counts: np.ndarray, condition: np.ndarray, blocks: pd.Series | None):
         metadata=about,
         design="~condition" if blocks is None else "~block + condition",
         size_factors_fit_type=depth,
-        n_cpus=1,
+        inference=inference or _inference()(about["condition"].nunique() - 1),
         quiet=True,
     )
     fit.deseq2()
     return fit
 
+
+def _wald(fit: Any, codes: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log2 fold change, its standard error and p of each gene and compound (G, C); no p for Cook's outliers."""
+    from scipy.stats import norm
+
+    matrix, change = fit.obsm["design_matrix"], fit.varm["LFC"]
+    columns = [f"condition[T.{code}]" for code in codes]
+    order = [*matrix.columns.difference(columns, sort=False), *columns]
+    design, size = _Design(matrix[order].to_numpy(), len(codes)), fit.obs["size_factors"].to_numpy()
+    change, dispersion, error = change[order].to_numpy(), fit.var["dispersions"].to_numpy(), []
+    for at in _in_blocks(len(change), len(size)):
+        mu = size * np.exp(design.predict(change[at]))
+        error.append(np.sqrt(design.variances(mu / (1 + mu * dispersion[at, None]))))
+    change, error = change[:, -len(codes) :], np.concatenate(error)
+    p = np.where(np.asarray(fit.cooks_outlier(), bool)[:, None], np.nan, 2 * norm.sf(np.abs(change / error)))
+    return change / np.log(2), error / np.log(2), p
+
 # %% ../../nbs/09_biology/02_differential.ipynb #2f5155d3
 _COLUMNS = ("compound", "gene", "base_mean", "log2fc", "se", "p", "q", "wells", "controls", "against")
+
+
+_COUNTED, _IN_WELLS = 5, 2  # a gene is tested if so many counts are in so many wells
 
 
 def differential_expression(
@@ -93,7 +271,7 @@ def differential_expression(
     block: str = "",  # obs column that is held constant (donor, ...); empty: plate, else batch
 ) -> pd.DataFrame:  # _COLUMNS; base_mean in counts, log2fc against DMSO; by compound as given, then p
     """Differential expression of each compound against control wells; raises `InputError` for what can't be tested."""
-    from pydeseq2.ds import DeseqStats
+    from scipy.stats import false_discovery_control
 
     compounds, name = list(dict.fromkeys(compounds)), screen.obs["compound"].astype(str)
     control = screen.obs["is_control"].to_numpy(bool)
@@ -109,19 +287,26 @@ def differential_expression(
     against, blocks = _blocks(cast(pd.DataFrame, wells.obs), block)
     code = {c: f"c{i}" for i, c in enumerate(compounds)}
     treated = ~wells.obs["is_control"].to_numpy(bool)
-    condition = np.where(treated, wells.obs["compound"].astype(str).map(code).fillna(""), "control")
-    parts = []
+    condition = np.where(treated, wells.obs["compound"].astype(str).map(code).fillna(""), "0")
+    counts = _counts(wells)
+    tested = (counts >= _COUNTED).sum(axis=0) >= _IN_WELLS
+    if not tested.any():
+        raise InputError(
+            f"differential expression: found no gene with {_COUNTED} counts in {_IN_WELLS} wells, expected deeper wells"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = _fit(_counts(wells), condition, blocks)
-        for compound in steps(compounds):
-            stats = DeseqStats(fit, contrast=["condition", code[compound], "control"], n_cpus=1, quiet=True)
-            stats.summary()
-            part = stats.results_df.set_axis(wells.var_names).rename_axis("gene").reset_index()
-            part = part.assign(compound=compound, wells=int((condition == code[compound]).sum()))
-            parts.append(part.sort_values(["pvalue", "gene"], ignore_index=True))
-    new = {"baseMean": "base_mean", "log2FoldChange": "log2fc", "lfcSE": "se", "pvalue": "p", "padj": "q"}
-    table = pd.concat(parts, ignore_index=True).rename(columns=new)
+        fit = _fit(counts[:, tested], condition, blocks)
+    genes, parts = wells.var_names[tested], []
+    change, se, p = (pd.DataFrame(part, genes, list(code.values())) for part in _wald(fit, list(code.values())))
+    for compound, own in code.items():
+        part = pd.DataFrame({"gene": genes, "base_mean": fit.var["_normed_means"].to_numpy()})
+        part["log2fc"], part["se"], part["p"] = (table[own].to_numpy() for table in (change, se, p))
+        known = part["p"].notna()
+        part["q"] = pd.Series(false_discovery_control(part["p"][known]), part.index[known], dtype=float)
+        part = part.assign(compound=compound, wells=int((condition == own).sum()))
+        parts.append(part.sort_values(["p", "gene"], ignore_index=True))
+    table = pd.concat(parts, ignore_index=True)
     return table.assign(controls=int((~treated).sum()), against=against)[list(_COLUMNS)]
 
 # %% ../../nbs/09_biology/02_differential.ipynb #47df1a95

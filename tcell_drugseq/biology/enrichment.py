@@ -222,8 +222,9 @@ def _over_wells(
     cfg: HitConfig,
 ) -> pd.DataFrame:  # compound, set, p, smallest_p
     """Permutation p of each set's score over wells."""
+    drawn: dict = {}  # all sets of genes are asked about the same sets of wells
     parts = [
-        compound_p_values(scores[[name]].to_numpy(), obs, cfg)
+        compound_p_values(scores[[name]].to_numpy(), obs, cfg, drawn=drawn)
         .loc[list(compounds), ["p", "smallest_p"]]
         .assign(set=str(name))
         for name in scores

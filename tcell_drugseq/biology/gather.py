@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import BiologyConfig, HitConfig, RunConfig
+from ..base.progress import steps
 from ..base.settings import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _add_groups(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
     results.uns["signature_groups"] = groups_of(results, looked, cfg.hits).table
 
 
-_AT_ONCE = 50  # compounds in one fit of DESeq2, whose time grows faster than their number
+_AT_ONCE = 200  # compounds in one fit of DESeq2, which holds all their wells
 
 
 def _add_changed_genes(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
@@ -106,7 +107,7 @@ def _add_changed_genes(results: AnnData, looked: list[str], cfg: RunConfig) -> N
     if not looked:
         return
     parts = [looked[i : i + _AT_ONCE] for i in range(0, len(looked), _AT_ONCE)]
-    found = pd.concat([differential_expression(results, part) for part in parts], ignore_index=True)
+    found = pd.concat([differential_expression(results, part) for part in steps(parts)], ignore_index=True)
     results.uns["differential"] = found
     if "effect_per_sd" in results.var:
         results.uns["beside_model"] = beside_model(found, read_effects(results))

@@ -38,13 +38,26 @@ class FoldView:
     seed: int  # of everything random in this fold
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #6cafaad0
-def _rotate(z: np.ndarray, seen: np.ndarray, limit: int = 1000) -> np.ndarray:
+_WELLS = 2000  # of more training wells, so many drawn at random set the axes, or carry a kernel
+_COMPONENTS = 1000
+
+
+def _some(wells: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers of wells: all of them, or as many as set the axes."""
+    few = len(wells) <= _WELLS
+    return wells if few else np.sort(np.random.default_rng(seed).choice(wells, _WELLS, replace=False))
+
+
+def _rotate(z: np.ndarray, seen: np.ndarray, seed: int) -> np.ndarray:
     """Principal components of all wells; the axes are those of the training wells."""
-    own = z[seen].astype(float)
-    values, vectors = np.linalg.eigh(own @ own.T)
-    values, vectors = values[::-1][:limit], vectors[:, ::-1][:, :limit]
-    kept = values > max(values[0], 1e-12) * 1e-9
-    return z @ (own.T @ (vectors[:, kept] / np.sqrt(values[kept])))
+    from scipy.linalg import eigh
+
+    own = z[_some(np.flatnonzero(seen), seed)]
+    first = max(len(own) - _COMPONENTS, 0)
+    values, vectors = eigh((own @ own.T).astype(float), subset_by_index=(first, len(own) - 1), check_finite=False)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = values > max(values[0], 1e-12) * 1e-6
+    return (z @ (own.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(z.dtype))).astype(float)
 
 
 def view_fold(
@@ -55,13 +68,15 @@ def view_fold(
     seed: int = 614,
 ) -> FoldView:
     """Scale, rotate and cut the training side of a fold into inner parts."""
-    own = x[fold.seen].astype(float)
-    sd = own.std(axis=0)
-    z = ((x - own.mean(axis=0)) / np.where(sd > 1e-6, sd, 1)).clip(-10, 10)
+    mean, sd = (moment(x[fold.seen], axis=0, dtype=float) for moment in (np.mean, np.std))
+    z = x - mean.astype(np.float32)
+    z /= np.where(sd > 1e-6, sd, 1).astype(np.float32)
+    z.clip(-10, 10, out=z)
     parts = np.full(len(x), -1)
     parts[fold.seen] = _inner_parts(screen, groups, fold.seen, seed)
     depth = well_depth(screen)[0][:, None].astype(float)
-    return FoldView(z, _rotate(z, fold.seen), parts, groups, depth, _position(screen), (seed + fold.number) % 2**32)
+    own = (seed + fold.number) % 2**32
+    return FoldView(z, _rotate(z, fold.seen, own), parts, groups, depth, _position(screen), own)
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #ebd77cfb
 def _inner_parts(screen: AnnData, groups: np.ndarray, seen: np.ndarray, seed: int) -> np.ndarray:
@@ -175,9 +190,6 @@ def knn_path(
     return np.array(rows)
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #11c4bb54
-_WELLS = 2000  # that a kernel is fitted on
-
-
 def fit_kernel(
     x: np.ndarray,  # (n, R)
     y: np.ndarray,  # (n, T)
@@ -213,7 +225,9 @@ def _covariate_path(leaf: int, seed: int) -> Path:
         sd = x.std(axis=0)
         sd = np.where(sd > 0, sd, 1)
         forest = ExtraTreesRegressor(50, min_samples_leaf=max(1, min(leaf, len(x) // 4)), random_state=seed)
-        trees = np.column_stack([forest.fit(x, one).predict(new) for one in y.T])
+        mean, unit = y.mean(axis=0), np.maximum(y.std(axis=0), 1e-12)
+        said = forest.fit(x, (y - mean) / unit).predict(new)  # one forest splits for all targets
+        trees = mean + unit * said.reshape(-1, y.shape[1])
         return np.concatenate([ridge_path(x / sd, y, new / sd), trees[None]])
 
     return path
@@ -256,7 +270,7 @@ class Baseline:
 
     name: str  # as in `baselines.csv`
     knows: str  # in words
-    fit: Callable[[FoldView, np.ndarray, bool], np.ndarray]  # a fold, y (N, T), whether that is the label -> (N, T)
+    fit: Callable[[FoldView, np.ndarray, np.ndarray], np.ndarray]  # a fold, y (N, T), which is the label -> (N, T)
     mark: str = ""  # what the verdict calls a mark that has to be beaten; "": a rival, named where it is better
     cause: str = ""  # what it means where a mark is not beaten, in a few words
     todo: str = ""  # what to do about that, in a few words
@@ -292,7 +306,7 @@ NOT_PREDICTED = ("a target is not shown to be predicted", "take another target, 
 
 
 @baseline("mean", "the mean of the training wells", "the mean", *NOT_PREDICTED)
-def _mean(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _mean(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.tile(y[_known(view, y)].mean(axis=0), (len(y), 1))
 
 
@@ -304,7 +318,7 @@ def _mean(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     todo="randomise the layout, or correct for position",
     needs=lambda screen: _position(screen).shape[1] > 0,
 )
-def _by_position(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _by_position(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     return choose_setting(_covariate_path(5, view.seed), view.position, y, view.parts)
 
 
@@ -316,37 +330,39 @@ def _by_position(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     todo="sequence deeper, or normalise",
     needs=lambda screen: well_depth(screen)[1] != NO_DEPTH,
 )
-def _by_depth(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _by_depth(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     return choose_setting(_covariate_path(20, view.seed), view.depth, y, view.parts)
 
 
 @baseline("ridge", "all genes, linear; logistic regression for the label")
-def _ridge(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    return choose_setting(logistic_path if label else ridge_path, view.components, y, view.parts)
+def _ridge(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
+    said = np.empty(y.shape)
+    for path, at in ((ridge_path, ~label), (logistic_path, label)):
+        if at.any():
+            said[:, at] = choose_setting(path, view.components, y[:, at], view.parts)
+    return said
 
 
 @baseline("pls", "partial least squares: the directions of expression that covary with the target")
-def _pls(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _pls(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     return choose_setting(pls_path, view.components, y, view.parts)
 
 
 @baseline("kernel", "Gaussian kernel ridge on 60 components: smooth functions and interactions of programs")
-def _kernel(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
-    known, x = np.flatnonzero(_known(view, y)), view.components[:, :60]
-    if len(known) > _WELLS:
-        known = np.sort(np.random.default_rng(view.seed).choice(known, _WELLS, replace=False))
+def _kernel(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
+    known, x = _some(np.flatnonzero(_known(view, y)), view.seed), view.components[:, :60]
     return fit_kernel(x[known], y[known], x)
 
 
 @baseline("knn", "the mean of the nearest training wells")
-def _knn(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _knn(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     return choose_setting(knn_path, view.components, y, view.parts)
 
 
 @baseline("trees", "gradient boosted trees")
-def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _trees(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     known = _known(view, y)
-    return np.column_stack([_boost(view, one, known, label) for one in y.T])
+    return np.column_stack([_boost(view, one, known, is_label) for one, is_label in zip(y.T, label, strict=True)])
 
 
 @baseline(
@@ -355,27 +371,28 @@ def _trees(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
     "a model of shuffled labels",
     *NOT_PREDICTED,
 )
-def _shuffled(view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _shuffled(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     return _ridge(view, y[swap_compounds(view.groups, view.parts >= 0, view.seed)], label)
 
 
 def _alike(view: FoldView, targets: pd.DataFrame) -> list[list[str]]:
-    """Names of the targets that have the same training wells; the label stands alone."""
+    """Names of the targets that have the same training wells."""
     known, alike = targets[view.parts >= 0].notna(), {}
     for name in targets:
-        alike.setdefault((name == LABEL, known[name].to_numpy().tobytes()), []).append(name)
+        alike.setdefault(known[name].to_numpy().tobytes(), []).append(name)
     return list(alike.values())
 
 
-def _predict(name: str, view: FoldView, y: np.ndarray, label: bool) -> np.ndarray:
+def _predict(name: str, view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     """One baseline's predictions of targets (N, T) of the same wells for all wells."""
     known = _known(view, y)
     if not known.any():
         return np.full(y.shape, np.nan)
     predicted, varies = np.tile(y[known].mean(axis=0), (len(y), 1)), np.ptp(y[known], axis=0) > 0
     if known.sum() >= 4 and varies.any():
-        predicted[:, varies] = BASELINES[name].fit(view, y[:, varies], label)
-    return predicted.clip(0, 1) if label else predicted
+        predicted[:, varies] = BASELINES[name].fit(view, y[:, varies], label[varies])
+    predicted[:, label] = predicted[:, label].clip(0, 1)
+    return predicted
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #b86e0b4b
 def fit_baselines(
@@ -398,7 +415,7 @@ def fit_baselines(
         for fold in steps(folds):
             view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
             tasks = [(model, names) for names in _alike(view, targets) for model in models]
-            asked = ((model, view, targets[names].to_numpy(float), names == [LABEL]) for model, names in tasks)
+            asked = ((m, view, targets[names].to_numpy(float), np.array(names) == LABEL) for m, names in tasks)
             found: Any = at_once(delayed(_predict)(*a) for a in asked)
             for (model, names), said in zip(tasks, found, strict=True):
                 tables[model].loc[fold.test, names] = said[fold.test]

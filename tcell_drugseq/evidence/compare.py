@@ -25,12 +25,17 @@ __all__ = ['COLUMNS', 'leave_out', 'weighted_ranks', 'score_draws', 'label_draws
            'replicate_ceiling', 'groups_left_out', 'compare_models']
 
 # %% ../../nbs/08_evidence/03_compare.ipynb #b9e2c651
+_PORTIONS = 200
+
+
 def leave_out(
     code: np.ndarray,  # (N,) number of each well's group, from 0
     size: int | None = None,  # groups at a time; default: what fits into the processor's cache
 ) -> Iterator[np.ndarray]:  # (b, N) 0/1: the wells that are left without each group; nothing if there is only one
-    """Leave out one group after the other."""
+    """Leave out one group after the other; of more than 200 groups, one of 200 portions after the other."""
     n = int(code.max()) + 1
+    if n > _PORTIONS:
+        code, n = (np.random.default_rng(0).permutation(n) % _PORTIONS)[code], _PORTIONS
     size = size or int(np.clip(100_000 // len(code), 20, 1000))
     for start in range(0, n if n > 1 else 0, size):
         yield (code != np.arange(start, min(start + size, n))[:, None]).astype(np.int32)

@@ -99,18 +99,30 @@ def draw_alike(
     return np.concatenate([sets[(sets < own.min()).any(axis=1)], own[None]]), pattern
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #c2d57f68
+class _SetsOfWells:
+    """Sets of wells (S, r), and on each plate of the pattern the different parts of a set."""
+
+    def __init__(self, sets: np.ndarray, pattern: list[int]):
+        ends = np.cumsum([0, *pattern])
+        found = [np.unique(sets[:, a:b], axis=0, return_inverse=True) for a, b in pairwise(ends)]
+        self.parts = [(c, rows, back.ravel()) for c, (rows, back) in zip(pattern, found, strict=True)]
+        self.shape = sets.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
 def _lengths(
-    z: np.ndarray, plate: np.ndarray, sets: np.ndarray, pattern: list[int], spread: Spread, level: bool
+    z: np.ndarray, plate: np.ndarray, sets: _SetsOfWells, spread: Spread, level: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """T (K, S) of `sets` (S, r) of the wells z (K, Q, Z) of K compounds on `plate` (Q,), and its denominator (K, S)."""
+    """T (K, S) of sets of the wells z (K, Q, Z) of K compounds on `plate` (Q,), and its denominator (K, S)."""
     members = (plate == np.arange(plate.max() + 1)[:, None]).astype(float)
     squares, n = (z**2).sum(axis=2), members.sum(axis=1)
     sums, square_sums = members @ z, squares @ members.T
     total, variance = np.zeros((len(z), len(sets), z.shape[2])), np.zeros((len(z), len(sets)))
-    weight, inside, start = np.zeros_like(variance), np.zeros_like(total), 0
-    for c in pattern:
-        rows, back = np.unique(sets[:, start : start + c], axis=0, return_inverse=True)
-        at, start, back = plate[rows[:, 0]], start + c, back.ravel()
+    weight, inside = np.zeros_like(variance), np.zeros_like(total)
+    for c, rows, back in sets.parts:
+        at = plate[rows[:, 0]]
         drawn, m = z[:, rows].sum(axis=2), n[at] - c
         rest = sums[:, at] - drawn
         around = square_sums[:, at] - squares[:, rows].sum(axis=2) - (rest**2).sum(axis=2) / m
@@ -182,6 +194,7 @@ def compound_p_values(
     obs: pd.DataFrame,  # (N,) compound, is_control, plate and batch where known
     cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
     noise: float = 1.0,  # variance of a treated well in units of that of a control well
+    drawn: dict | None = None,  # sets of wells by design, kept for other values of the same wells
 ) -> pd.DataFrame:  # by compound: wells, t, p, smallest_p (that its design allows); NaN where a centre is not fair
     """Permutation p of each compound against sets of control wells and its own."""
     z, obs = sort_wells(z, obs)
@@ -192,16 +205,19 @@ def compound_p_values(
     members = (plate[controls] == np.arange(plate.max(initial=-1) + 1)[:, None]).astype(float)
     for g, row in enumerate(members if not level else ()):
         z[plate == g] -= z[controls[row > 0]].mean(axis=0)
-    spread, rows = fit_spread(z[controls], members), {}
+    spread, rows, drawn = fit_spread(z[controls], members), {}, {} if drawn is None else drawn
     for design, own in _designs(obs, plate).items():
         names, r, where = list(own), len(design), np.r_[plate[controls], design]
         if min(design) < 0 or len(controls) < 2:
             rows |= {name: (r, np.nan, np.nan, np.nan) for name in names}
             continue
-        sets, pattern = draw_alike(where, r, cfg.hit_draws, np.random.default_rng([cfg.hit_seed, *design]))
+        if design not in drawn:
+            rng = np.random.default_rng([cfg.hit_seed, *design])
+            drawn[design] = _SetsOfWells(*draw_alike(where, r, cfg.hit_draws, rng))
+        sets = drawn[design]
         step = max(1, _CHUNK // (len(sets) * z.shape[1]))
         for some in (names[i : i + step] for i in range(0, len(names), step)):
-            t, variance = _lengths(z[[np.r_[controls, own[n]] for n in some]], where, sets, pattern, spread, level)
+            t, variance = _lengths(z[[np.r_[controls, own[n]] for n in some]], where, sets, spread, level)
             wider = 1 + (noise - 1) * r / variance[:, -1:]
             p = tail_p_values(wider * t[:, :-1], t[:, -1])
             lowest = float(_lowest(1 / len(sets)))

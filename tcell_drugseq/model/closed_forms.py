@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .encoders import draws_on
 from .expression import RowsOnDisk
 from .kernels import ANSWERS, KERNELS, LANDMARKS, KernelAnswer, LinearAnswer
 from tcell_drugseq.model.network import (
@@ -217,7 +218,7 @@ def _members(teaches: np.ndarray, asked: np.ndarray, targets: torch.Tensor) -> l
             wells = np.flatnonzero(own)
             drawn = torch.arange(len(wells))
             if len(wells) > LANDMARKS:
-                drawn = torch.randperm(len(wells))[:LANDMARKS].sort().values
+                drawn = torch.randperm(len(wells), generator=draws_on())[:LANDMARKS].sort().values
             found[key] = _Member(
                 [], wells, torch.tensor(wells)[drawn], np.flatnonzero(out), targets[torch.tensor(wells)]
             )

@@ -61,7 +61,10 @@ def expression_rows(
 ) -> torch.Tensor | RowsOnDisk:  # (N, G) float32
     """The expression of a screen where it is; raises `InputError` for one on disk that is sparse in columns."""
     if not screen.isbacked or screen.is_view:  # of a part of a screen on disk, AnnData reads what is asked for
-        return torch.tensor(np.asarray(screen.X, dtype=np.float32))
+        values = np.asarray(screen.X, dtype=np.float32)
+        return torch.from_numpy(
+            values if values.flags.writeable else values.copy()
+        )  # the very numbers, where it can be
     if (layout := getattr(screen.X, "format", "csr")) != "csr":
         raise InputError(f"X: found sparse columns ({layout}) on disk, expected a dense matrix or CSR")
     return RowsOnDisk(screen.X, np.arange(screen.n_obs))

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..base.defaults import ModelConfig
 from ..base.settings import InputError
-from .encoders import FullEncoder, InducedEncoder, MemberLinear, drop_out
+from .encoders import FullEncoder, InducedEncoder, MemberLinear, draws_on, drop_out
 from .expression import RowsOnDisk, blocks
 from .kernels import ClosedForms
 
@@ -315,7 +315,7 @@ def fit_buffers(
         model.encoder.read.relevance.copy_(relevance)
     if not model.cfg.n_components:
         return
-    drawn = torch.randperm(len(x))[:_ENOUGH].sort().values
+    drawn = torch.randperm(len(x), generator=draws_on())[:_ENOUGH].sort().values
     scaled, taught = model.scale(x[drawn].double()), teaches[drawn]
     plate = torch.zeros(len(x)) if plate is None else plate
     for k, weight in enumerate(relevance.clamp_min(LEAST_RELEVANCE)):

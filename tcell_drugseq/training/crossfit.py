@@ -6,21 +6,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
 
-from ..base.defaults import RunConfig
+from ..base.defaults import RunConfig, TrainConfig
+from ..base.progress import note_progress
 from ..model.checkpoint import prediction_table
+from ..model.encoders import Draws
 from ..model.kernels import ANSWERS
 from ..model.network import MultiTaskModel, Output
 from .correction import correct_plates
 from .fit import Fit, fit_model
 from .folds import Fold, fold_means, make_folds, split_wells, trains_on_controls
 from .genes import choose_genes
+from .processes import start_fabric
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,8 +36,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FoldModel', 'with_expression', 'read_corrected', 'read_chosen', 'FoldPlan', 'plan_folds', 'split_final',
-           'fit_fold', 'out_of_fold', 'describe_folds', 'describe_readout']
+__all__ = ['log', 'T', 'FoldModel', 'with_expression', 'read_corrected', 'read_chosen', 'FoldPlan', 'plan_folds', 'split_final',
+           'fit_fold', 'count_together', 'train_together', 'fit_run', 'out_of_fold', 'describe_folds',
+           'describe_readout']
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #ef33ea79
 @dataclass
@@ -116,13 +125,78 @@ def fit_fold(
     cfg: RunConfig = RunConfig(),  # model, training, plate correction, choice of genes
     state: Path | None = None,  # file for the state of an unfinished training
     x: np.ndarray | None = None,  # (N, G) what a plan of this very screen and cfg keeps for the fold; None: made here
+    draws: Draws | None = None,  # as in `fit_model`
 ) -> FoldModel:
     """Train the model of one fold; its seed is the run's seed plus the fold's number."""
     chosen = read_chosen(screen, fold.seen, cfg) if x is None else with_expression(screen, x)
     train = replace(cfg.train, seed=(cfg.train.seed + fold.number) % 2**32)
-    fit = fit_model(chosen, fold.sides, cfg.model, train, state, name=f"fold {fold.number}")
+    fit = fit_model(chosen, fold.sides, cfg.model, train, state, f"fold {fold.number}", draws)
     log.info("fold %d: epoch %d of %d kept", fold.number, fit.best_epoch, len(fit.history))
     return FoldModel(fold, fit.model, np.asarray(chosen.X), fit)
+
+# %% ../../nbs/03_training/08_crossfit.ipynb #4beabe45
+T = TypeVar("T")
+
+
+def count_together(
+    n: int,  # trainings
+    cfg: TrainConfig,  # device, precision
+) -> int:
+    """How many trainings run at once."""
+    fabric = start_fabric(cfg)
+    together = fabric.device.type == "cpu" and fabric.world_size == 1 and cfg.precision != "64-true"  # that is global
+    return max(1, min(n, torch.get_num_threads())) if together else 1
+
+
+def train_together(
+    jobs: Sequence[Callable[[int, Draws | None], T]],  # take the threads that they may use, and where they draw from
+    cfg: TrainConfig,  # device, precision
+) -> list[T]:
+    """The answers of all trainings; where one fails, the others stop at their next step."""
+    n_threads, at_once = torch.get_num_threads(), count_together(len(jobs), cfg)
+    if at_once == 1:
+        return [job(cfg.num_threads, None) for job in jobs]
+    each, draws = n_threads // at_once, [Draws() for _ in jobs]
+    try:
+        with threadpool_limits(each, "blas"), ThreadPoolExecutor(at_once) as pool:
+            futures = [pool.submit(job, each, own) for job, own in zip(jobs, draws, strict=True)]
+            try:
+                done = wait(futures, return_when=FIRST_EXCEPTION).done
+                [future.result() for future in done]  # raises what was raised
+            except BaseException:
+                for future, own in zip(futures, draws, strict=True):
+                    future.cancel()
+                    own.over.set()
+                raise
+            return [future.result() for future in futures]
+    finally:
+        torch.set_num_threads(n_threads)
+
+# %% ../../nbs/03_training/08_crossfit.ipynb #deed7282
+def fit_run(
+    screen: AnnData,
+    plan: FoldPlan,  # of this screen and cfg
+    split: np.ndarray,  # (N,) of `split_final`
+    cfg: RunConfig,
+    folder: Path,  # for the states of unfinished trainings
+) -> tuple[Fit, list[FoldModel]]:  # the final training, and the folds; none where the one fold is the final model
+    """Train the final model and the model of each fold."""
+    alone = cfg.train.folds == 1
+    note_progress(steps=1 if alone else 1 + len(plan.folds))
+
+    def final(threads: int, draws: Draws | None) -> Fit:
+        first = with_expression(screen, plan.x[1]) if alone and plan.x else None
+        chosen = read_chosen(screen, np.isin(split, ["train", "val"]), cfg) if first is None else first
+        own = replace(cfg.train, num_threads=threads)
+        return fit_model(chosen, split, cfg.model, own, folder / "progress.pt", "final model", draws)
+
+    def of_fold(fold: Fold, threads: int, draws: Draws | None) -> FoldModel:
+        own, state = replace(cfg, train=replace(cfg.train, num_threads=threads)), f"progress_fold{fold.number}.pt"
+        return fit_fold(screen, fold, own, folder / state, plan.x.get(fold.number), draws)
+
+    folds = [] if alone else [partial(of_fold, fold) for fold in plan.folds]
+    fit, *views = train_together([final, *folds], cfg.train)
+    return cast(Fit, fit), cast(list[FoldModel], views)
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #66720ca8
 def out_of_fold(

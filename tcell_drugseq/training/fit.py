@@ -9,6 +9,8 @@ import hashlib
 import json
 import logging
 import math
+import threading
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,10 @@ from tqdm import tqdm
 from ..base.defaults import ModelConfig, TrainConfig
 from ..base.digests import package_digest
 from ..base.files import written_whole
-from ..base.progress import is_watched, note_progress
+from ..base.progress import is_watched, note_training
 from ..base.settings import InputError, leaves
 from ..model.checkpoint import read_saved
-from ..model.encoders import training_flops
+from ..model.encoders import Draws, draws_on, training_flops
 from ..model.expression import blocks
 from ..model.network import MultiTaskModel, fit_buffers
 from .folds import group_among
@@ -66,13 +68,13 @@ def count_epochs(
     return cfg.epochs or max(_PASSES, math.ceil(_STEPS / math.ceil(n_wells / cfg.batch_size)))
 
 # %% ../../nbs/03_training/07_fit.ipynb #49e69cb7
-def _seed_epoch(*parts: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
+def _seed_epoch(draws: Draws, *parts: int) -> None:
+    draws.seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
 
 
 def _shuffled(lists: torch.Tensor) -> torch.Tensor:
     """Each member's list in an order of its own."""
-    return torch.stack([own[torch.randperm(len(own))] for own in lists])
+    return torch.stack([own[torch.randperm(len(own), generator=draws_on())] for own in lists])
 
 
 def _validate(model: MultiTaskModel, wells: Wells, lists: torch.Tensor, lambda_reg: float) -> dict[str, float]:
@@ -96,14 +98,17 @@ def _train_epoch(
     epoch: int,
     n_epochs: int,
     cfg: TrainConfig,
+    draws: Draws,
 ) -> dict[str, float]:
-    _seed_epoch(cfg.seed, epoch)
+    _seed_epoch(draws, cfg.seed, epoch)
     batches = _shuffled(lists).to(wells.x.device).split(cfg.batch_size, dim=1)
     if fabric.global_rank > 0:
-        _seed_epoch(cfg.seed, epoch, fabric.global_rank)
+        _seed_epoch(draws, cfg.seed, epoch, fabric.global_rank)
     model.train()
     sums: dict[str, torch.Tensor] = {}
     for i, index in enumerate(batches):
+        if draws.over.is_set():
+            raise CancelledError(f"stopped in epoch {epoch + 1}")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch * len(batches) + i, n_epochs * len(batches), cfg)
         share = share_of(fabric, index)
@@ -174,12 +179,16 @@ def estimate_seconds(
     return training_flops(n_genes, model_cfg) * n_wells * epochs / speed
 
 # %% ../../nbs/03_training/07_fit.ipynb #2fb225ab
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def _new_model(
     screen: AnnData, train: Wells, teaches: torch.Tensor, model_cfg: ModelConfig, cfg: TrainConfig
 ) -> MultiTaskModel:
-    torch.manual_seed(cfg.seed)
     tasks = tasks_of(screen, cfg.lambda_reg)
-    model = MultiTaskModel(list(screen.var_names), tasks, model_cfg)
+    with _ONE_AT_A_TIME, torch.random.fork_rng():  # first weights come from PyTorch's own generator
+        torch.manual_seed(cfg.seed)
+        model = MultiTaskModel(list(screen.var_names), tasks, model_cfg)
     old = train.activation if tasks.activation else None
     fit_buffers(model, train.x, train.scores, old, train.label, teaches, train.compound, train.plate)
     return model
@@ -244,21 +253,24 @@ def fit_model(
     cfg: TrainConfig = TrainConfig(),
     progress: Path | None = None,  # state, saved up to fifty times; if it is there, training goes on from it
     name: str = "training",  # for the progress bar
+    draws: Draws | None = None,  # where its random numbers come from; None: generators of its own
 ) -> Fit:
     """Train the members, keep the epoch of the lowest loss on wells held out, draw predictions to the mean.
 
-    Raises `FloatingPointError` when the loss is no longer finite.
+    Raises `FloatingPointError` when the loss is no longer finite, `CancelledError` once `draws.over` is set.
     """
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
     fabric = start_fabric(cfg)
+    draws = draws or Draws(fabric.device)
+    draws.seed(cfg.seed)
     at = np.flatnonzero(np.isin(split, ("train", "val")))
     teaches, asked = (side[at] for side in member_sides(screen, split, model_cfg.n_members, cfg))
     wells = Wells.of(screen)[torch.tensor(at)]
     taught = torch.tensor(teaches.any(axis=1))
     n_epochs = count_epochs(int(teaches.sum(axis=0).max()), cfg)
     _warn_if_slow(screen.n_vars, int(taught.sum()), model_cfg, n_epochs, fabric.device.type)
-    with torch.random.fork_rng():
+    with draws.used():
         model = _new_model(screen, wells[taught], torch.tensor(teaches)[taught], model_cfg, cfg)
         adamw = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True)
         net, optimizer = fabric.setup(model, adamw)
@@ -271,19 +283,19 @@ def fit_model(
             for epoch in range(len(fit.history), n_epochs):
                 if cfg.patience and epoch - fit.best_epoch >= cfg.patience:
                     break
-                losses = _train_epoch(fabric, net, optimizer, here, lists, epoch, n_epochs, cfg)
+                losses = _train_epoch(fabric, net, optimizer, here, lists, epoch, n_epochs, cfg, draws)
                 row = _row(epoch + 1, losses, _validate(model, here, there, cfg.lambda_reg))
                 _note_epoch(fit, fabric.broadcast(row), cfg.lr)
                 if progress and fabric.is_global_zero and (epoch + 1) % math.ceil(n_epochs / _SAVES) == 0:
                     _save_progress(progress, key, fit, optimizer)
-                    note_progress(training=name, epoch=epoch + 1, epochs=n_epochs)
+                    note_training(name, epoch + 1, n_epochs)
                 bar.set_postfix(train=f"{row['train_total']:.3f}", val=f"{row['val_total']:.3f}", best=fit.best_epoch)
                 bar.update()
     model.load_state_dict(fit.best)
     model.cpu().eval()
     if cfg.shrink and model_cfg.closed_forms:
-        with torch.random.fork_rng():
-            torch.manual_seed(cfg.seed)
+        draws.seed(cfg.seed)
+        with draws.used():
             groups, _ = group_among(screen, cfg.split, np.isin(split, ("train", "val")))
             fit_readout(model, wells, teaches, asked, held_out, groups)
     elif cfg.shrink:

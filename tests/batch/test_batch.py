@@ -65,8 +65,9 @@ def test_one_failure_stops_no_other(night):
 
 SLOW = """
 import time
-from tcell_drugseq.base.progress import note_progress
-note_progress(stage="training", training="fold 1", epoch=3, epochs=9)
+from tcell_drugseq.base.progress import note_progress, note_training
+note_progress(stage="training", trainings={})
+note_training("fold 1", 3, 9)
 time.sleep(3)
 """
 
@@ -90,7 +91,7 @@ def test_progress_is_a_line_with_stage_and_epoch(tmp_path, terminal):
     os.close(ours)
     said = said.decode().replace("\r\n", "\n")
     assert process.wait(60) == 0, said
-    assert "slow: training, fold 1, epoch 3 of 9" in said
+    assert "slow: training, fold 1 (epoch 3 of 9)" in said
     assert "\n[1/1] slow: " in said.replace("\r", "\n")
     assert ("\r" in said) == terminal
 
