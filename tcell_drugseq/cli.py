@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HelpAll', 'app', 'ConfigFile', 'Preset', 'AUDIT_FAILED', 'ReportsDir', 'Overwrite', 'Grouped', 'with_flags',
            'settings', 'Terminated', 'Commands', 'run', 'predict', 'simulate', 'screen', 'init', 'convert', 'validate',
-           'audit', 'report', 'batch', 'main']
+           'audit', 'report', 'batch', 'campaign', 'main']
 
 # %% ../nbs/91_cli.ipynb #14cb4963
 import atexit
@@ -29,6 +29,7 @@ from typer.core import TyperCommand, TyperGroup
 from .base.defaults import PRESETS, DataConfig, RunConfig, ScreenConfig, SimConfig
 from .base.files import NoSpaceError, absolute, beside, read_yaml
 from .base.folders import made_folder
+from .base.launch import find_launch
 from .base.settings import InputError, leaves, with_leaves
 
 # %% ../nbs/91_cli.ipynb #7b47bf72
@@ -192,11 +193,13 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _any_command(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if (total := find_launch().total) > 1 and ctx.invoked_subcommand != "run":
+        raise InputError(f"{ctx.invoked_subcommand}: found {total} processes, expected one: only `run` shares its work")
 
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with any of these settings")]
@@ -523,6 +526,26 @@ def batch(
             InputError.exit_code if all(o.bad_input for o in failed) and len(failed) == len(outcomes) else 1
         )
 
+# %% ../nbs/91_cli.ipynb #91f83bd4
+@app.command()
+def campaign(
+    reports: Annotated[list[Path], typer.Argument(help="folders of reports, or single reports, one of each screen")],
+    out_dir: Annotated[Path, typer.Option("--out_dir", help="folder for the campaign; new or empty")] = Path(
+        "campaign"
+    ),
+    skip: Annotated[
+        bool, typer.Option("--skip", help="leave out screens that don't fit the others, and name them")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a campaign")] = False,
+) -> None:
+    """Join many screens of one assay: one ranking and one q over all compounds, controls followed over time."""
+    from tcell_drugseq.campaign.join import join_campaign
+
+    found = join_campaign(reports, out_dir, skip, overwrite)
+    typer.echo("\n".join([*found.said, found.variance, *found.drifts, str(out_dir / "campaign.html")]))
+    for note in found.notes:
+        typer.echo(f"warning: {note}", err=True)
+
 # %% ../nbs/91_cli.ipynb #4d7bb68a
 def _terminate(*_: object) -> None:
     raise Terminated
@@ -532,8 +555,8 @@ _PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.ER
 _MEMORY = ("allocate memory", "out of memory")  # as PyTorch says it
 
 
-def main() -> None:
-    """Entry point of `tcell-drugseq`: prints one line for bad input and exits with 2."""
+def _answer() -> None:
+    """Run the command that was asked for; one line for bad input, and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("tcell_drugseq").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
@@ -557,3 +580,12 @@ def main() -> None:
             raise
         typer.echo(f"error: not enough memory: {' '.join(str(e).split())[:300] or 'no more could be had'}", err=True)
         sys.exit(1)
+
+
+def main() -> None:
+    """Entry point of `tcell-drugseq`, in one process or in each of those that a launcher started."""
+    if (launch := find_launch()).total == 1:
+        return _answer()
+    from tcell_drugseq.training.processes import end_together
+
+    end_together(_answer, launch)

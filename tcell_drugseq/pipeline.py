@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ import pandas as pd
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
 from .base.kept import Kept, added_since, entries_of, put_back
+from .base.launch import find_launch
 from .base.progress import PLACE, note_progress, told
 from .base.settings import InputError, leaves, with_leaves
 
@@ -317,12 +318,37 @@ def run(
     """Read, train (or load with `skip_train`), predict, rank, explain, and write all files at once.
 
     Raises `InputError` for unusable input, and `NoSpaceError` for a full disk, before anything is in `out_dir`.
+    Where `torchrun` or `srun` started several processes, they train together; only in process 0 it returns.
     Whatever fails after the training is left out, with a note in `uns["stage_notes"]`.
     """
     cfg, screen = _take_settings(source, settings)
     note_progress(began=time.time(), stage="starting", done=0.0, share=0.0, step=0, steps=1, trainings={})
     with nullcontext() if PLACE in os.environ else told(log.info):  # else whoever set it tells
         return _run(cfg, screen)
+
+
+def _read(cfg: RunConfig, screen: AnnData | None, trains: bool) -> AnnData:
+    """The screen that is given or that `cfg.data` names."""
+    from tcell_drugseq.data.matrix import to_dense
+    from tcell_drugseq.data.reading import read_screen
+
+    if screen is not None and _is_screen(screen):
+        if hasattr(screen.X, "tocsr"):  # as `build_screen` leaves it
+            screen = screen.copy()
+            screen.X = to_dense(screen.X, np.float32)
+        return screen
+    return read_screen(cfg.data if screen is None else screen, trains, **leaves(cfg.data))
+
+
+def _help(cfg: RunConfig, screen: AnnData | None) -> NoReturn:
+    """Train along with process 0, which does all else; where nothing is trained there is nothing to help with."""
+    from tcell_drugseq.training.crossfit import fit_run, split_final
+
+    if not cfg.skip_train:
+        screen = _read(cfg, screen, True)
+        plan = check_request(screen, cfg)
+        fit_run(screen, plan, split_final(screen, cfg), cfg, Path(cfg.out_dir))  # only process 0 keeps states
+    raise SystemExit
 
 
 def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
@@ -332,14 +358,14 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     from tcell_drugseq.base.folders import staged_folder
     from tcell_drugseq.base.results import owned_files
     from tcell_drugseq.data.capacity import check_room
-    from tcell_drugseq.data.matrix import to_dense
-    from tcell_drugseq.data.reading import read_screen
     from tcell_drugseq.report.exports import check_out_dir
     from tcell_drugseq.training.store import load_for
 
     stages = Stages(_expected(cfg))
     if cfg.train.num_threads:
         torch.set_num_threads(cfg.train.num_threads)
+    if find_launch().rank:
+        _help(cfg, screen)
     place = os.path.expanduser(cfg.model_path or Path(cfg.out_dir) / "model.pt")
     model_path = Path(place) if cfg.skip_train else None
     out = check_out_dir(cfg.out_dir, cfg.overwrite, own_model=model_path)
@@ -349,11 +375,7 @@ def _run(cfg: RunConfig, screen: AnnData | None) -> AnnData:
     if screen is None:
         check_room("run", cfg.data.data_dir, out)
     with stages("reading"):
-        if screen is None or not _is_screen(screen):
-            screen = read_screen(cfg.data if screen is None else screen, model is None, **leaves(cfg.data))
-        elif hasattr(screen.X, "tocsr"):  # as `build_screen` leaves it
-            screen = screen.copy()
-            screen.X = to_dense(screen.X, np.float32)
+        screen = _read(cfg, screen, model is None)
     if model is None or model_path is None:
         plan = check_request(screen, cfg)
         with staged_folder(out, owned_files()) as work:

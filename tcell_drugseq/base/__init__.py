@@ -85,6 +85,7 @@ if TYPE_CHECKING:
         entries_of as entries_of,
         put_back as put_back,
     )
+    from tcell_drugseq.base.launch import Launch as Launch, find_launch as find_launch
     from tcell_drugseq.base.progress import (
         PLACE as PLACE,
         Renew as Renew,
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.base.results import (
         OUTPUTS as OUTPUTS,
+        Column as Column,
         data_dictionary as data_dictionary,
         describe_column as describe_column,
         owned_files as owned_files,
@@ -167,6 +169,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hdf5",
         "fields",
         "kept",
+        "launch",
     ],
     submod_attrs={
         "defaults": [
@@ -226,6 +229,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
         "hdf5": ["read_hdf5"],
         "kept": ["Kept", "added_since", "entries_of", "put_back"],
+        "launch": ["Launch", "find_launch"],
         "progress": [
             "PLACE",
             "Renew",
@@ -239,7 +243,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "steps",
             "told",
         ],
-        "results": ["OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
+        "results": ["Column", "OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],
         "style": [
             "DARK",

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
         plot_metrics_beside as plot_metrics_beside,
         plot_stable_hits as plot_stable_hits,
     )
-    from tcell_drugseq.batch.finished import find_experiments as find_experiments, read_experiments as read_experiments
+    from tcell_drugseq.batch.finished import (
+        find_experiments as find_experiments,
+        read_about as read_about,
+        read_experiments as read_experiments,
+        read_table as read_table,
+    )
     from tcell_drugseq.batch.run import (
         Outcome as Outcome,
         batch_lock as batch_lock,
@@ -59,7 +64,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "executors": ["default_threads", "open_executor"],
         "figures": ["plot_agreement", "plot_ensemble_ranks", "plot_metrics_beside", "plot_stable_hits"],
-        "finished": ["find_experiments", "read_experiments"],
+        "finished": ["find_experiments", "read_about", "read_experiments", "read_table"],
         "run": ["Outcome", "batch_lock", "plan_batch", "run_batch"],
         "sets": ["comparisons", "read_sets", "set_table"],
         "starting": ["parameter_file", "propose_settings"],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.evidence.metrics import Base
 
 # %% auto #0
-__all__ = ['Finished', 'target_columns', 'read_experiments', 'find_experiments']
+__all__ = ['Finished', 'target_columns', 'read_about', 'read_table', 'read_experiments', 'find_experiments']
 
 # %% ../../nbs/11_batch/04_finished.ipynb #fbdc5b9e
 @dataclass(frozen=True)
@@ -161,7 +161,26 @@ _READ = ("run.yaml", "hits.csv", "well_predictions_results.csv", "gene_importanc
 _READ += ("baselines.csv", "folds.csv")
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_about(
+    folder: Path,  # of a finished report
+    files: Sequence[str] = _READ,  # of its results, which must be as the record says
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:  # metrics.json, settings of the run, record
+    """What a report says of itself; raises `InputError` where it is damaged or no finished report."""
+    summary, made_of = _read_summary(folder, "metrics.json"), _read_record(folder, files)
+    return summary, _read_settings(folder, made_of), made_of
+
+
+def read_table(
+    folder: Path,  # of a finished report
+    file: str,  # a CSV of its results
+    numbers: Sequence[str],  # columns
+    texts: Sequence[str],
+) -> pd.DataFrame:  # these columns, texts first; an empty number is NaN
+    """A table of a report, every name as it was; raises `InputError` that names the cell."""
+    return _typed(folder, f"results/{file}", _rows(folder, f"results/{file}"), numbers, texts)
+
+
+def _read_record(folder: Path, files: Sequence[str]) -> dict[str, Any]:
     """Read the inputs of a report from its record; raises `InputError` if a file differs from it."""
     from tcell_drugseq.base.digests import hash_file
     from tcell_drugseq.report.done import RECORD
@@ -171,7 +190,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     record = _read_json(folder, RECORD)
     if not isinstance(written := record.get("files"), dict):
         refuse(str(folder), RECORD, "no list of files", "the record of a report")
-    for file in ("metrics.json", *(f"results/{name}" for name in _READ)):
+    for file in ("metrics.json", *(f"results/{name}" for name in files)):
         if file in written and not (folder / file).is_file():
             refuse(str(folder), file, "no file", f"one as {RECORD} says")
         if file in written and hash_file(folder / file) != written[file]:
@@ -224,14 +243,12 @@ _MODELS = ("value", "low", "high", "difference", "difference_low", "difference_h
 
 
 def _read_one(folder: Path) -> Finished:
-    summary, made_of = _read_summary(folder, "metrics.json"), _read_record(folder)
-    settings = _read_settings(folder, made_of)
+    summary, settings, made_of = read_about(folder)
 
     def read(file: str, numbers: Sequence[str], texts: Sequence[str], needed: bool = True) -> pd.DataFrame:
-        file, columns = f"results/{file}", [*texts, *numbers]
-        if not needed and not (folder / file).exists():
-            return pd.DataFrame(columns=columns)
-        return _typed(folder, file, _rows(folder, file), numbers, texts)
+        if not needed and not (folder / "results" / file).exists():
+            return pd.DataFrame(columns=[*texts, *numbers])
+        return read_table(folder, file, numbers, texts)
 
     hits = read("hits.csv", ("rank", "distance", "q", "hit"), ("compound",))
     file = "results/well_predictions_results.csv"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.report.index import (
         list_experiments as list_experiments,
         write_index as write_index,
+        write_page as write_page,
         write_thumbnail as write_thumbnail,
     )
     from tcell_drugseq.report.notebooks import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         render_html as render_html,
     )
     from tcell_drugseq.report.page import (
+        LIGHTS as LIGHTS,
         show_figure as show_figure,
         show_pictures as show_pictures,
         show_table as show_table,
@@ -83,9 +85,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "exports": ["check_out_dir", "export_tables", "write_exports", "write_workbook"],
         "front": ["show_files", "show_front", "show_glossary", "show_layout", "with_todo"],
-        "index": ["list_experiments", "write_index", "write_thumbnail"],
+        "index": ["list_experiments", "write_index", "write_page", "write_thumbnail"],
         "notebooks": ["ReportError", "check_parameters", "execute_notebook", "remove_sockets", "render_html"],
-        "page": ["show_figure", "show_pictures", "show_table", "show_text"],
+        "page": ["LIGHTS", "show_figure", "show_pictures", "show_table", "show_text"],
         "summary": ["conclude", "report_metrics"],
     },
 )

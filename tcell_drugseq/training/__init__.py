@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.training.genes import choose_genes as choose_genes
     from tcell_drugseq.training.members import Wells as Wells, multitask_loss as multitask_loss, tasks_of as tasks_of
+    from tcell_drugseq.training.processes import end_together as end_together
     from tcell_drugseq.training.store import (
         fingerprint_wells as fingerprint_wells,
         known_split as known_split,
@@ -92,6 +93,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "genes": ["choose_genes"],
         "members": ["Wells", "multitask_loss", "tasks_of"],
+        "processes": ["end_together"],
         "store": ["fingerprint_wells", "known_split", "load_for", "load_views", "run_settings", "save_run"],
     },
 )

@@ -7,40 +7,61 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING, Any, cast
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 
 from ..base.defaults import TrainConfig
+from ..base.launch import Launch, find_launch
 from .members import Wells
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 # %% auto #0
-__all__ = ['start_fabric', 'share_of', 'weigh_share']
+__all__ = ['start_fabric', 'share_of', 'weigh_share', 'end_together']
 
 # %% ../../nbs/03_training/06_processes.ipynb #f145c893
+def _place(launch: Launch) -> None:
+    """Tell PyTorch, as `torchrun` does, what Slurm says in words of its own."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
+    job, step = (int(os.environ.get(f"SLURM_{name}_ID", 0)) for name in ("JOB", "STEP"))
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    os.environ.setdefault("MASTER_PORT", str(15_000 + (31 * job + step) % 15_000))  # all of a step know it, others not
+    told = {"RANK": launch.rank, "WORLD_SIZE": launch.total, "LOCAL_RANK": launch.local_rank}
+    told |= {"LOCAL_WORLD_SIZE": launch.on_node, "GROUP_RANK": launch.rank // launch.on_node}
+    os.environ.update({name: str(value) for name, value in told.items()})
+
+
 def start_fabric(
     cfg: TrainConfig,  # device, precision
 ) -> Fabric:
-    """Fabric over the processes that `torchrun` started; over this one alone if it did not."""
+    """Fabric over the processes that a launcher started; over this one alone if there is none."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    launched = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
-    total = int(os.environ["WORLD_SIZE"]) if launched else 1
+    launch = find_launch()
     precision: Any = cfg.precision  # one of Fabric's, as TrainConfig has checked
-    if total == 1:
+    if launch.total == 1:
         alone = LightningEnvironment()  # inside a Slurm job, too, one process is one process
         return Fabric(accelerator=cfg.device, devices=1, precision=precision, plugins=[alone])
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    _place(launch)
     known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before PyTorch 2.13
     unsynchronised: dict[str, Any] = {sync: False}
-    strategy, nodes = DDPStrategy(**unsynchronised), total // here
-    fabric = Fabric(accelerator=cfg.device, strategy=strategy, precision=precision, devices=here, num_nodes=nodes)
+    size = {"devices": launch.on_node, "num_nodes": launch.total // launch.on_node}
+    parts = {"strategy": DDPStrategy(**unsynchronised), "plugins": [TorchElasticEnvironment()]}
+    fabric = Fabric(accelerator=cfg.device, precision=precision, **size, **parts)
     fabric.launch()
     return fabric
 
@@ -69,3 +90,59 @@ def weigh_share(
         values["mse"] = tuple((~wells.scores[at].isnan()).sum().clamp_min(1) for at in (share, index))
     parts = {k: v * (fabric.world_size * values[k][0] / values[k][1]) for k, v in terms.items() if k != "total"}
     return {"total": cast(torch.Tensor, sum(parts.values())), **parts}  # there is always a term
+
+# %% ../../nbs/03_training/06_processes.ipynb #6864ec02
+_START, _END = timedelta(hours=1), timedelta(days=30)  # for all to come to the next training; for process 0 to end
+_ALONE = 60.0  # seconds from the failure of one process to its end
+
+
+def _code_of(command: Callable[[], None]) -> tuple[int, BaseException | None]:
+    """Exit code of a command, and what it raised."""
+    try:
+        command()
+    except SystemExit as e:
+        return (e.code if isinstance(e.code, int) else int(e.code is not None)), e
+    except BaseException as e:  # the other processes have to hear of it, whatever it is
+        return 1, e
+    return 0, None
+
+
+def _follow(command: Callable[[], None], launch: Launch, group: Any) -> NoReturn:
+    """Run a command without a word, and end as process 0 does."""
+    import signal
+
+    def listen() -> None:
+        word = torch.ones(1, dtype=torch.int64)  # an exit code, where the connection breaks too
+        with suppress(RuntimeError):
+            torch.distributed.broadcast(word, 0, group=group)
+        os._exit(int(word))
+
+    for sign in (signal.SIGINT, signal.SIGTERM):  # process 0 gets them, too
+        signal.signal(sign, signal.SIG_IGN)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    said, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nothing, number)
+    code, error = _code_of(command)
+    listener.join(_ALONE if code else None)
+    os.write(said, f"error: process {launch.rank} of {launch.total} failed alone: {error!r}\n".encode())
+    os._exit(code)
+
+
+def end_together(
+    command: Callable[[], None],  # the same in all processes
+    launch: Launch,  # of `find_launch`, with more than one process
+) -> None:
+    """Run a command in all processes; only process 0 speaks and returns, and all end with its exit code."""
+    _place(launch)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, rank=launch.rank, world_size=launch.total, timeout=_START)
+    group: Any = torch.distributed.new_group(backend="gloo", timeout=_END)
+    if launch.rank:
+        _follow(command, launch, group)
+    code, error = _code_of(command)
+    with suppress(RuntimeError):  # one that is gone needs no word
+        torch.distributed.broadcast(torch.tensor([code]), 0, group=group)
+    if error is not None:
+        raise error

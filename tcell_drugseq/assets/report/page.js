@@ -36,21 +36,14 @@
   }
 
   // ---- elements, numbers
-  function make(tag, attributes = {}, ...inside) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...inside.filter((part) => part !== null && part !== undefined));
-    return element;
-  }
+  {% include 'elements.js' %}
+
   function draw(tag, attributes = {}, ...inside) {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     element.append(...inside);
     return element;
   }
-  const known = (value) => typeof value === "number";
-  const number = (value, digits = 2) => known(value) ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace(/^-(?=0[.0]*$)/, "").replace("-", "−") : "–";
-  const chance = (value) => !known(value) ? "–" : value < 0.0001 ? "< 0.0001" : value >= 0.1 ? value.toFixed(2) : String(Number(value.toPrecision(2)));
   const words = (set) => set.replaceAll("_", " ");
   const titled = (element, text) => { element.append(draw("title", {}, text)); return element; };
 
