@@ -203,7 +203,7 @@ def _run_key(screen: AnnData, cfg: RunConfig) -> str:
     from tcell_drugseq.training.store import run_settings
 
     tables = {name: pd.DataFrame(table).to_csv() for name, table in screen.obsm.items()}
-    tables |= {"obs": screen.obs.to_csv(), "var": screen.var.to_csv()}
+    tables |= {name: cast(pd.DataFrame, table).to_csv() for name, table in (("obs", screen.obs), ("var", screen.var))}
     numbers = [screen.X, *(screen.layers[name] for name in sorted(screen.layers))]
     return str(joblib.hash([numbers, tables, run_settings(cfg), package_digest(), torch.get_num_threads()]))
 

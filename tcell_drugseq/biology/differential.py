@@ -143,8 +143,7 @@ def _regress(
         left = left[(moved > tolerance) & ~(np.abs(step) > _MOST).any(axis=1)]
         if not len(left):
             break
-    failed = (np.abs(found) > _MOST).any(axis=1)
-    failed[left] = True
+    failed = np.isin(np.arange(len(found)), left) | (np.abs(found) > _MOST).any(axis=1)
     return found, failed
 
 # %% ../../nbs/09_biology/02_differential.ipynb #18621862
@@ -187,7 +186,7 @@ def _inference() -> type:
             self, counts, design_matrix, mu, alpha_hat, min_disp, max_disp,
             prior_disp_var=None, cr_reg=True, prior_reg=False, optimizer="L-BFGS-B",
         ):  # fmt: skip
-            design, ends = _Design(design_matrix, self.n_compounds), np.log([min_disp, max_disp])
+            design, grid = _Design(design_matrix, self.n_compounds), np.linspace(np.log(min_disp), np.log(max_disp), 16)
 
             def loss(log_alpha: np.ndarray, gene: np.ndarray) -> np.ndarray:
                 shape, log_alpha, gene = log_alpha.shape, log_alpha.ravel(), gene.ravel().astype(int)
@@ -195,11 +194,11 @@ def _inference() -> type:
                 found = ((y + r) * np.log(m + r) - y * np.log(m) - gammaln(y + r) + gammaln(r) - r * np.log(r)).sum(1)
                 if cr_reg:
                     found += 0.5 * design.log_det(m / (1 + m / r))
-                if prior_reg:
+                if prior_reg and prior_disp_var is not None:
                     found += (log_alpha - np.log(alpha_hat[gene])) ** 2 / (2 * prior_disp_var)
                 return found.reshape(shape)
 
-            best, grid = [], np.linspace(*ends, 16)
+            best = []
             for at in _in_blocks(counts.shape[1], len(counts)):
                 genes = np.arange(at.start, at.stop)
                 tried = np.array([loss(np.full(len(genes), x), genes) for x in grid])

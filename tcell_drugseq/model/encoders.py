@@ -215,7 +215,8 @@ class FullEncoder(nn.Module):
         self.tokens = GeneTokens(n_genes, d)
         layer = nn.TransformerEncoderLayer(d, cfg.n_heads, 4 * d, cfg.dropout, activation=_gelu, batch_first=True)
         layer.self_attn.dropout = 0.0
-        layer.dropout = layer.dropout1 = layer.dropout2 = _DropOut(cfg.dropout)
+        for name in ("dropout", "dropout1", "dropout2"):
+            setattr(layer, name, _DropOut(cfg.dropout))
         self.mix = nn.TransformerEncoder(layer, max(1, cfg.n_layers), enable_nested_tensor=False)
 
     def forward(
