@@ -147,7 +147,7 @@ _FEWEST, _DRIFT = 8, 0.01
 
 
 def control_chart(
-    values: pd.Series,  # by screen, in the order of time; may have gaps
+    values: pd.Series,  # by screen, in their order; may have gaps
 ) -> tuple[pd.DataFrame, str]:  # value, centre, low, high, outside; the drift in words, empty where there is none
     """Limits of a series and the screens outside them; limits are NaN for too few screens."""
     from scipy.stats import kendalltau

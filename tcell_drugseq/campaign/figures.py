@@ -39,5 +39,5 @@ def plot_controls(
             ax.annotate(
                 label_text(row["screen"], 16), (at, row["value"]), xytext=(3, 3), textcoords="offset points", fontsize=7
             )
-        ax.set(title=label_text(what, 44), xlabel="screen, in the order of time")
+        ax.set(title=label_text(what, 44), xlabel="screen, in the order of the list below")
     return fig

@@ -85,7 +85,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("why_not", "what stands against a claim, in words; empty where nothing does"),
     ),
     "screens.csv": (
-        Column("screen", "name of the experiment; in the order of time"),
+        Column(
+            "screen",
+            "name of the experiment, in the order given; those of one folder by name",
+        ),
         Column("date", "of the run"),
         Column("wells", "wells of the screen"),
         Column("controls", "DMSO wells among them"),
@@ -264,7 +267,8 @@ def _claims(
     several = int((table["in_screens"] > 1).sum())
     apart = int((table["p_differ"] < 0.01).sum())
     both = f"{several:,} compounds are in several screens and are judged once; "
-    both += f"in {apart:,} of them the screens disagree on the shift (p < 0.01)."
+    both += f"in {apart:,} of them the screens disagree" if apart else "in none of them do the screens disagree"
+    both += " on the shift (p < 0.01)."
     known = f"Reference compounds, found as those in at least half of the screens: {quote_some(references, 5)}."
     return [first, said, both, *([known] if references else [])]
 
