@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 __all__ = ['looked_into', 'sets_for', 'groups_of', 'add_biology']
 
 # %% ../../nbs/09_biology/06_gather.ipynb #46d3ad54
+_MOST = 300  # hits; the biology of more is hours, and nobody reads it
+
+
 def looked_into(
     results: AnnData,  # of a run
     top: int,  # compounds wanted, if hits are fewer
 ) -> list[str]:  # hits first, then the farthest; without controls
-    """The compounds whose signature, pathways and genes are worth a look: every hit, and at least `top`."""
+    """The compounds whose signature, pathways and genes are worth a look: the first 300 hits, and at least `top`."""
     if "compounds" not in results.uns:
         return []
     ranked = results.uns["compounds"]
@@ -38,7 +41,7 @@ def looked_into(
     names = [c for c in ranked["compound"].astype(str) if c not in controls]
     hits = results.uns["hits"] if "hits" in results.uns else pd.DataFrame({"compound": [], "hit": []})
     called = set(hits["compound"][hits["hit"].astype(bool)].astype(str))
-    return sorted(names, key=lambda c: c not in called)[: max(top, len(called))]
+    return sorted(names, key=lambda c: c not in called)[: max(top, min(len(called), _MOST))]
 
 # %% ../../nbs/09_biology/06_gather.ipynb #477e753b
 def sets_for(
@@ -146,7 +149,9 @@ def add_biology(
     if not cfg.biology.biology:
         return
     looked = looked_into(results, cfg.biology.biology_top)
-    results.uns["biology_notes"] = np.array([], dtype=str)
+    hits = int(results.uns["hits"]["hit"].astype(bool).sum()) if "hits" in results.uns else 0
+    left = f"Pathways and changed genes are those of the {len(looked)} farthest of {hits} hits."
+    results.uns["biology_notes"] = np.array([left] if hits > len(looked) else [], dtype=str)
 
     def try_part(name: str) -> None:
         try:
