@@ -316,14 +316,14 @@ def fit_buffers(
     if not model.cfg.n_components:
         return
     drawn = torch.randperm(len(x), generator=draws_on())[:_ENOUGH].sort().values
-    scaled, taught = model.scale(x[drawn].double()), teaches[drawn]
+    scaled, taught = model.scale(torch.as_tensor(x[drawn], dtype=torch.float32)), teaches[drawn]
     plate = torch.zeros(len(x)) if plate is None else plate
-    for k, weight in enumerate(relevance.clamp_min(LEAST_RELEVANCE)):
+    for k, weight in enumerate(relevance.clamp_min(LEAST_RELEVANCE).float()):
         own = taught[:, k]
         axes = leading_axes(scaled[own] * weight, model.cfg.n_components) * weight[:, None]
         if compound is not None:
             leading = axes[:, : model.cfg.n_plain]
-            leading.copy_(
-                leading @ whiten_by_replicates(scaled[own] @ leading, compound[drawn][own], plate[drawn][own])
-            )
+            found = (scaled[own] @ leading).double()
+            turn = whiten_by_replicates(found, compound[drawn][own], plate[drawn][own])
+            leading.copy_(leading.double() @ turn)
         model.components[k] = axes
