@@ -144,5 +144,7 @@ def end_together(
     code, error = _code_of(command)
     with suppress(RuntimeError):  # one that is gone needs no word
         torch.distributed.broadcast(torch.tensor([code]), 0, group=group)
+    with suppress(RuntimeError):  # threads of a group that outlive it can abort the process as it ends
+        torch.distributed.destroy_process_group()
     if error is not None:
         raise error
