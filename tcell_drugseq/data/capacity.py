@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..base.files import check_regular
+from ..base.files import check_regular, read_bytes
 from ..base.settings import InputError
 from .drafts import FILES
 
@@ -27,7 +27,7 @@ _NONE = 1 << 60  # bytes: a larger limit is none
 def _number(file: Path) -> float:
     """The number in a file; infinite for none."""
     try:
-        value = float(file.read_text().split()[0])
+        value = float(read_bytes(file).split()[0])
     except (OSError, ValueError, IndexError):
         return math.inf
     return value if value < _NONE else math.inf
@@ -36,7 +36,7 @@ def _number(file: Path) -> float:
 def _entries(file: Path) -> dict[str, float]:
     """Numbers by name, as `MemAvailable: 123 kB` or `inactive_file 123`."""
     try:
-        lines = [line.replace(":", " ").split() for line in file.read_text().splitlines()]
+        lines = [line.replace(":", " ").split() for line in read_bytes(file).decode().splitlines()]
     except OSError:
         return {}
     return {line[0]: float(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal()}
@@ -55,7 +55,7 @@ def free_memory(
     system = _entries(root / "proc/meminfo")
     free = 1024 * (system["MemAvailable"] + system.get("SwapFree", 0)) if "MemAvailable" in system else math.inf
     try:
-        lines = [line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines()]
+        lines = [line.split(":", 2)[1:] for line in read_bytes(root / "proc/self/cgroup").decode().splitlines()]
     except OSError:
         lines = []
     for kind, limit, used, given in _GROUPS:

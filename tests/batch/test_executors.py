@@ -290,7 +290,7 @@ def test_slurm_jobs_that_never_work_end_the_tasks(slurm):
     with open_executor("slurm", options=slurm | {"python": shutil.which("false")}) as executor:
         error = executor.submit(abs, -1).exception(40)
         assert type(error) is BrokenExecutor and str(error).startswith(
-            "slurm: all jobs ended before a worker called tls://"
+            "slurm: all jobs ended before a worker reached tls://"
         )
 
 
