@@ -21,7 +21,7 @@ import pandas as pd
 
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
-from .base.kept import Kept, added_since, entries_of, put_back
+from .base.kept import Entries, Kept, added_since, entries_of, put_back
 from .base.launch import find_launch
 from .base.progress import PLACE, note_progress, told
 from .base.settings import InputError, leaves, with_leaves
@@ -85,21 +85,20 @@ class Stages:
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What a stage makes, and keeps."""
-        if (found := self.kept.recall(name)) is None:
-            found = {("uns", name): make()}
-            self.kept.keep(name, found)
-        return found["uns", name]
+        return self.kept.once(name, lambda: {("uns", name): make()})["uns", name]
 
     def optional(self, name: str, work: Callable[[], None]) -> None:
         """A stage that adds to the results, after the training: its failure is a note, what it added is kept."""
-        assert self.results is not None
+        results = self.results
+        assert results is not None
+
+        def do() -> Entries:
+            before = entries_of(results)
+            work()
+            return added_since(results, before)
+
         with self.spare(name), self(name):
-            if (added := self.kept.recall(name)) is None:
-                before = entries_of(self.results)
-                work()
-                self.kept.keep(name, added_since(self.results, before))
-            else:
-                put_back(self.results, added)
+            put_back(results, self.kept.once(name, do))  # what was added just now, or before the run was killed
 
     def note(self, *notes: str) -> None:
         """Add notes, here and to the results."""

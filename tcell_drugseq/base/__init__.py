@@ -76,10 +76,13 @@ if TYPE_CHECKING:
         check_writable as check_writable,
         locked as locked,
         made_folder as made_folder,
+        put_back_folder as put_back_folder,
+        replace_folder as replace_folder,
         staged_folder as staged_folder,
     )
     from tcell_drugseq.base.hdf5 import read_hdf5 as read_hdf5
     from tcell_drugseq.base.kept import (
+        Entries as Entries,
         Kept as Kept,
         added_since as added_since,
         entries_of as entries_of,
@@ -130,6 +133,7 @@ if TYPE_CHECKING:
         legend_beside as legend_beside,
         new_figure as new_figure,
         picture as picture,
+        png_bytes as png_bytes,
         splits_of as splits_of,
         styled as styled,
     )
@@ -226,9 +230,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "judge",
             "not_testable",
         ],
-        "folders": ["MARK", "check_writable", "locked", "made_folder", "staged_folder"],
+        "folders": [
+            "MARK",
+            "check_writable",
+            "locked",
+            "made_folder",
+            "put_back_folder",
+            "replace_folder",
+            "staged_folder",
+        ],
         "hdf5": ["read_hdf5"],
-        "kept": ["Kept", "added_since", "entries_of", "put_back"],
+        "kept": ["Entries", "Kept", "added_since", "entries_of", "put_back"],
         "launch": ["Launch", "find_launch"],
         "progress": [
             "PLACE",
@@ -261,6 +273,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "legend_beside",
             "new_figure",
             "picture",
+            "png_bytes",
             "splits_of",
             "styled",
         ],

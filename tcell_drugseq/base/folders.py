@@ -16,7 +16,7 @@ from .files import needs_space
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['MARK', 'PROGRESS', 'check_writable', 'made_folder', 'locked', 'staged_folder']
+__all__ = ['MARK', 'PROGRESS', 'check_writable', 'made_folder', 'locked', 'staged_folder', 'put_back_folder', 'replace_folder']
 
 # %% ../../nbs/00_base/04_folders.ipynb #0800839a
 def check_writable(
@@ -137,3 +137,29 @@ def staged_folder(
         finally:
             if work.exists() and not any(work.glob(PROGRESS)):
                 shutil.rmtree(work)
+
+# %% ../../nbs/00_base/04_folders.ipynb #7c6fe73d
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def put_back_folder(
+    folder: Path,
+) -> None:
+    """Restore a folder that was moved aside by a process that died before replacing it."""
+    old = _aside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_folder(
+    new: Path,  # beside the folder; it is there no longer afterwards
+    folder: Path,  # need not exist
+) -> None:
+    """Put a folder in the place of another."""
+    put_back_folder(folder)
+    if folder.exists():
+        folder.rename(_aside(folder))
+    new.rename(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)

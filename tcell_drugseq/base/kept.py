@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,41 +20,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'entries_of', 'added_since', 'put_back', 'Kept']
+__all__ = ['log', 'Entries', 'entries_of', 'added_since', 'put_back', 'Kept']
 
 # %% ../../nbs/00_base/13_kept.ipynb #eab1226c
 _PARTS = ("uns", "obsm", "varm", "obs", "var")
 
 
-def _entries(results: AnnData) -> dict[tuple[str, str], Any]:
-    found = {(part, str(key)): getattr(results, part)[key] for part in _PARTS for key in getattr(results, part)}
-    return {(part, key): v.to_frame() if part in ("obs", "var") else v for (part, key), v in found.items()}
+Entries = dict[tuple[str, str], Any]  # (part, key) -> table, array, column
 
 
 def entries_of(
     results: AnnData,
-) -> dict[tuple[str, str], int]:  # (part, key) -> which object it is
-    """What is in the results, to tell later what was added; columns count by name."""
-    return {(part, key): 0 if part in ("obs", "var") else id(value) for (part, key), value in _entries(results).items()}
+) -> Entries:
+    """What is in the results."""
+    return {(part, str(key)): getattr(results, part)[key] for part in _PARTS for key in getattr(results, part)}
 
 
 def added_since(
     results: AnnData,
-    before: dict[tuple[str, str], int],  # of `entries_of`
-) -> dict[tuple[str, str], Any]:
-    """The entries that are new or others than before."""
-    new = [key for key, which in entries_of(results).items() if before.get(key) != which]
-    found = _entries(results)
-    return {key: found[key] for key in new}
+    before: Entries,  # of `entries_of`
+) -> Entries:
+    """The entries that are new or other objects than before; a column of a table is new by its name alone."""
+
+    def is_new(key: tuple[str, str], value: Any) -> bool:
+        return key not in before or (key[0] not in ("obs", "var") and value is not before[key])
+
+    return {key: value for key, value in entries_of(results).items() if is_new(key, value)}
 
 
 def put_back(
     results: AnnData,  # changed in place
-    added: dict[tuple[str, str], Any],  # of `added_since`
+    added: Entries,  # of `added_since`
 ) -> None:
     """Add the same entries again."""
     for (part, key), value in added.items():
-        getattr(results, part)[key] = value[key] if part in ("obs", "var") else value
+        getattr(results, part)[key] = value
 
 # %% ../../nbs/00_base/13_kept.ipynb #b16cbdad
 class Kept:
@@ -68,7 +69,7 @@ class Kept:
     def recall(
         self,
         stage: str,
-    ) -> dict[tuple[str, str], Any] | None:  # None: it is not there, or of another run
+    ) -> Entries | None:  # None: it is not there, or of another run
         """What the stage has added when it was over."""
         import h5py
         from anndata.io import read_elem
@@ -79,7 +80,10 @@ class Kept:
             with h5py.File(file, "r") as h5:
                 if h5.attrs.get("key") != self.key:
                     return None
-                return {(str(g.attrs["part"]), str(g.attrs["key"])): read_elem(g["value"]) for g in h5.values()}
+                found: dict[tuple[str, str], Any] = {
+                    (str(g.attrs["part"]), str(g.attrs["key"])): read_elem(g["value"]) for g in h5.values()
+                }
+            return {(part, key): v[key] if part in ("obs", "var") else v for (part, key), v in found.items()}
         except Exception as e:
             log.info("%s can't be read, so %s begins anew (%s)", file.name, stage, type(e).__name__)
             return None
@@ -87,7 +91,7 @@ class Kept:
     def keep(
         self,
         stage: str,
-        added: dict[tuple[str, str], Any],  # of `added_since`
+        added: Entries,  # of `added_since`
     ) -> None:
         """Keep what the stage has added."""
         import h5py
@@ -102,8 +106,18 @@ class Kept:
                 for i, ((part, key), value) in enumerate(added.items()):
                     group = h5.create_group(str(i))
                     group.attrs.update({"part": part, "key": key})
-                    write_elem(group, "value", value)
+                    write_elem(group, "value", value.to_frame() if part in ("obs", "var") else value)
         except NoSpaceError:
             raise
         except Exception as e:
             log.info("%s is not kept: %s", stage, " ".join(str(e).split())[:200])
+
+    def once(
+        self,
+        stage: str,
+        make: Callable[[], Entries],  # does the stage
+    ) -> Entries:
+        """What the stage has added, before the run was killed or now."""
+        if (added := self.recall(stage)) is None:
+            self.keep(stage, added := make())
+        return added

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TRAIN_COLOUR', 'VAL_COLOUR', 'UP_COLOUR', 'DOWN_COLOUR', 'GREY', 'DARK', 'SPLITS', 'DISTANCES', 'SECTIONS',
-           'PICTURES', 'splits_of', 'styled', 'new_figure', 'label_text', 'legend_beside', 'preview', 'Picture',
-           'picture']
+           'PICTURES', 'splits_of', 'styled', 'png_bytes', 'new_figure', 'label_text', 'legend_beside', 'preview',
+           'Picture', 'picture']
 
 # %% ../../nbs/00_base/09_style.ipynb #44921b85
 TRAIN_COLOUR, VAL_COLOUR, UP_COLOUR, DOWN_COLOUR, GREY, DARK = (
@@ -63,7 +63,11 @@ def styled(plot: Callable[_P, _R]) -> Callable[_P, _R]:
     return draw
 
 # %% ../../nbs/00_base/09_style.ipynb #e14c1b91
-def _png(fig: Figure, dpi: int) -> bytes:
+def png_bytes(
+    fig: Figure,
+    dpi: int,  # pixels per inch
+) -> bytes:  # the same for the same figure, whatever the version of Matplotlib
+    """A figure as a PNG."""
     fig.savefig(file := io.BytesIO(), dpi=dpi, metadata={"Software": None})
     return file.getvalue()
 
@@ -76,7 +80,7 @@ def _shown_figure() -> type[Figure]:
         """A figure that Jupyter shows where it is the last value of a cell, without pyplot."""
 
         def _repr_png_(self) -> bytes:
-            return _png(self, 80)
+            return png_bytes(self, 80)
 
     return Shown
 
@@ -125,7 +129,7 @@ def preview(
     """Show a figure in a notebook."""
     from IPython.display import Image
 
-    return Image(_png(fig, dpi))
+    return Image(png_bytes(fig, dpi))
 
 # %% ../../nbs/00_base/09_style.ipynb #5601addc
 SECTIONS = (

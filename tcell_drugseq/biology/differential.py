@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..base.settings import InputError
 from ..base.tables import quote_some
-from ..data.matrix import rank_r, to_dense
+from ..data.matrix import q_values, rank_r, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -112,7 +112,7 @@ class _Design:
 # %% ../../nbs/09_biology/02_differential.ipynb #0fcd70a3
 _AT_ONCE = 2_000_000  # values of a block of genes
 _RIDGE = 1e-6  # PyDESeq2's
-_LEAST, _MOST, _STEPS = -30, 30, 250  # coefficients beyond, or so many steps: the gene is left to PyDESeq2
+_MOST, _STEPS = 30, 250  # a larger coefficient, or more steps: the gene is left to PyDESeq2
 
 
 def _in_blocks(n_genes: int, n_wells: int) -> Iterator[slice]:
@@ -270,8 +270,6 @@ def differential_expression(
     block: str = "",  # obs column that is held constant (donor, ...); empty: plate, else batch
 ) -> pd.DataFrame:  # _COLUMNS; base_mean in counts, log2fc against DMSO; by compound as given, then p
     """Differential expression of each compound against control wells; raises `InputError` for what can't be tested."""
-    from scipy.stats import false_discovery_control
-
     compounds, name = list(dict.fromkeys(compounds)), screen.obs["compound"].astype(str)
     control = screen.obs["is_control"].to_numpy(bool)
     if missing := [c for c in compounds if not (~control & (name == c)).any()]:
@@ -297,13 +295,11 @@ def differential_expression(
         warnings.simplefilter("ignore")
         fit = _fit(counts[:, tested], condition, blocks)
     genes, parts = wells.var_names[tested], []
-    change, se, p = (pd.DataFrame(part, genes, list(code.values())) for part in _wald(fit, list(code.values())))
-    for compound, own in code.items():
+    change, se, p = _wald(fit, list(code.values()))
+    for i, (compound, own) in enumerate(code.items()):
         part = pd.DataFrame({"gene": genes, "base_mean": fit.var["_normed_means"].to_numpy()})
-        part["log2fc"], part["se"], part["p"] = (table[own].to_numpy() for table in (change, se, p))
-        known = part["p"].notna()
-        part["q"] = pd.Series(false_discovery_control(part["p"][known]), part.index[known], dtype=float)
-        part = part.assign(compound=compound, wells=int((condition == own).sum()))
+        part = part.assign(log2fc=change[:, i], se=se[:, i], p=p[:, i])
+        part = part.assign(q=q_values(part["p"]), compound=compound, wells=int((condition == own).sum()))
         parts.append(part.sort_values(["p", "gene"], ignore_index=True))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(controls=int((~treated).sum()), against=against)[list(_COLUMNS)]

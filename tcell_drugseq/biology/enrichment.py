@@ -19,7 +19,7 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..counts.gene_sets import GeneSet
-from ..data.matrix import to_dense
+from ..data.matrix import q_values, to_dense
 from ..latent.nulls import compound_p_values
 from ..latent.shifts import find_centres, shift_wells
 
@@ -100,15 +100,6 @@ def _genes_of(sets: Mapping[str, Sequence[str] | GeneSet]) -> dict[str, list[str
     return {name: list(genes.genes if isinstance(genes, GeneSet) else genes) for name, genes in sets.items()}
 
 
-def _fdr(p: pd.Series) -> pd.Series:
-    """Benjamini-Hochberg q of the values that are there."""
-    from scipy.stats import false_discovery_control
-
-    known = p.dropna().astype(float)
-    q = pd.Series(false_discovery_control(known) if len(known) else [], known.index, dtype=float)
-    return q.reindex(p.index)
-
-
 def _smallest(k: int, n: int) -> float:
     """One over the number of sets of k out of n genes, if not below what is followed."""
     return max(_EPS, exp(lgamma(k + 1) + lgamma(n - k + 1) - lgamma(n + 1)))
@@ -147,7 +138,7 @@ def enrich(
     tested = {str(i): members[name] for i, (name, note) in enumerate(zip(sets, why, strict=True)) if not note}
     found = _prerank(values, tested, permutations, seed).rename(index=int) if tested else pd.DataFrame(index=[])
     table[["nes", "p"]] = found.reindex(index=table.index, columns=["nes", "p"])
-    table["q"] = _fdr(table["p"])
+    table["q"] = q_values(table["p"])
     table["smallest_p"] = [_smallest(k, len(values)) for k in table["size"]]
     table["smallest_p"] = table["smallest_p"].where(table["p"].notna())
     edges = found.get("edge", pd.Series(dtype=object)).reindex(table.index)
@@ -270,7 +261,7 @@ def enrich_hits(
         table = table.merge(of_wells, how="left", on=["compound", "set"])
         table.loc[table["p_genes"].isna(), ["p", "smallest_p"]] = np.nan
     table = table.reindex(columns=list(_HIT_COLUMNS))
-    table["q"], table["q_genes"] = _fdr(table["p"]), _fdr(table["p_genes"])
+    table["q"], table["q_genes"] = q_values(table["p"]), q_values(table["p_genes"])
     place = {c: i for i, c in enumerate(compounds)}
     order = pd.DataFrame({"c": table["compound"].map(place), "p": table["p"], "size": -table["shift"].abs()})
     return table.loc[order.assign(set=table["set"]).sort_values(["c", "p", "size", "set"]).index].reset_index(drop=True)
@@ -334,7 +325,7 @@ def enrich_importance(
         inside = np.array([read.index.isin(known[name]) for name in table["set"][tested]])
         found = _over_correlated_genes(read.to_numpy(), x, inside)
         table.loc[tested, list(found)] = found.to_numpy()
-        table["q"] = _fdr(table["p"])
+        table["q"] = q_values(table["p"])
         strength = -table["nes"].abs()
         table = (
             table.assign(by=strength).sort_values(["p", "p_genes", "by", "set"], ignore_index=True).drop(columns="by")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..data.matrix import q_values
+
 # %% auto #0
 __all__ = ['KINDS', 'COLUMNS', 'compound_kinds']
 
@@ -36,14 +38,12 @@ COLUMNS = ("compound", "kind", "set", "moves", "nes", "p", "q", "also", "because
 
 def _tested(enrichment: pd.DataFrame, hits: list[str]) -> pd.DataFrame:
     """The rows of the sets that name a kind, for hits, with q over these rows and the kind that each would give."""
-    from scipy.stats import false_discovery_control
-
     kind = {(name, moves): kind for kind, sets, moves in _NAMED_BY for name in sets}
     known = {name for name, _ in kind}
     rows = enrichment[enrichment["compound"].isin(hits) & enrichment["set"].isin(known) & enrichment["p"].notna()]
     moves = rows["nes"].gt(0).map({True: "up", False: "down"})
     rows = rows.assign(moves=moves, kind=[kind.get(pair, "") for pair in zip(rows["set"], moves, strict=True)])
-    return rows.assign(q=false_discovery_control(rows["p"].astype(float)) if len(rows) else [])
+    return rows.assign(q=q_values(rows["p"]))
 
 
 def compound_kinds(

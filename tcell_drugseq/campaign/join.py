@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from ..base.files import absolute, needs_space, write_h5ad, write_yaml
-from ..base.folders import check_writable, locked
+from ..base.folders import check_writable, locked, put_back_folder, replace_folder
 from ..base.results import Column
 from ..base.settings import InputError
-from ..base.tables import escape_formulas, quote_some, write_csv
+from ..base.tables import escape_formulas, problem_text, quote_some, write_csv
 from ..batch.finished import read_table
 from tcell_drugseq.campaign.controls import (
     Profiles,
@@ -171,7 +171,7 @@ def _leave_out(members: list[Member], refused: Sequence[Refusal], skip: bool, no
         more = f" (and {len(refused) - 1} more screens)" if len(refused) > 1 else ""
         raise InputError(f"{refused[0]}{more}; --skip joins the others without {'them' if more else 'it'}")
     gone = {r.folder for r in refused}
-    notes += [f"{r.folder.name}: left out: {r.where}: found {r.found}, expected {r.expected}" for r in refused]
+    notes += [problem_text(f"{r.folder.name}: left out", r.where, r.found, r.expected) for r in refused]
     return [m for m in members if m.folder not in gone]
 
 
@@ -205,7 +205,8 @@ def read_campaign(
     notes += _by_cause("claim hits with limits", {m.name: "; ".join(m.causes) for m in members if m.hits == "limited"})
     if len(versions := sorted({m.version for m in members})) > 1:
         notes.append(f"the screens were run by several versions of the software: {', '.join(versions)}")
-    series = {f"{kind} of DMSO wells": control_series(profiles)[f"dmso_{kind}"] for kind in ("distance", "spread")}
+    dmso = control_series(profiles)
+    series = {f"{kind} of DMSO wells": dmso[f"dmso_{kind}"] for kind in ("distance", "spread")}
     for kind, wide in reference_series(rows, references).items():
         series |= {f"{kind} of {name}": wide[name] for name in wide}
     charts, drifts = chart_all(series)
@@ -217,7 +218,7 @@ def read_campaign(
     return Joined(
         table,
         rows,
-        _about(members, rows, barred, profiles),
+        _about(members, rows, barred, dmso),
         charts,
         _claims(table, members, barred, references),
         notes,
@@ -227,9 +228,9 @@ def read_campaign(
 
 
 def _about(
-    members: Sequence[Member], rows: pd.DataFrame, barred: Mapping[str, str], profiles: Profiles
+    members: Sequence[Member], rows: pd.DataFrame, barred: Mapping[str, str], dmso: pd.DataFrame
 ) -> pd.DataFrame:
-    """One line for each screen, with the folder of its report."""
+    """One line for each screen, with the folder of its report; `dmso` of `control_series`."""
     each = rows.groupby("screen", observed=True)["hit"]
     compounds, hits = each.size(), each.sum()
     lines = [
@@ -247,7 +248,7 @@ def _about(
         }
         for m in members
     ]
-    return pd.DataFrame(lines).join(control_series(profiles), on="screen")
+    return pd.DataFrame(lines).join(dmso, on="screen")
 
 
 def _claims(
@@ -308,24 +309,22 @@ def _write_parquet(rows: pd.DataFrame, folder: Path) -> None:
 def _staged(out: Path, overwrite: bool) -> Iterator[Path]:
     """A hidden folder that becomes `out` when the block ends well; raises `InputError` where it may not."""
     check_writable(out, out)
-    held = sorted(os.listdir(out)) if out.is_dir() else []
-    if held and MARK not in held:
-        raise InputError(f"{out}: holds {quote_some(held, 2)}, which is no campaign, expected a new or empty folder")
-    if held and not overwrite:
-        raise InputError(f"{out}: holds a campaign; give another out_dir or --overwrite")
-    work, old = (out.with_name(f".{out.name}.{kind}") for kind in ("partial", "old"))
+    work = out.with_name(f".{out.name}.partial")
     with locked(out.with_name(f".{out.name}.lock"), f"{out}: another campaign is written there; wait for it"):
+        put_back_folder(out)
+        held = sorted(os.listdir(out)) if out.is_dir() else []
+        if held and MARK not in held:
+            found = f"holds {quote_some(held, 2)}, which is no campaign"
+            raise InputError(f"{out}: {found}, expected a new or empty folder")
+        if held and not overwrite:
+            raise InputError(f"{out}: holds a campaign; give another out_dir or --overwrite")
         try:
             with needs_space(work):
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir()
                 yield work
-            shutil.rmtree(old, ignore_errors=True)
-            if out.exists():
-                out.rename(old)
-            work.rename(out)
+            replace_folder(work, out)
         finally:
-            shutil.rmtree(old, ignore_errors=True)
             shutil.rmtree(work, ignore_errors=True)
 
 

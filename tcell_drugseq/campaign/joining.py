@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ..data.matrix import q_values
+
 # %% auto #0
 __all__ = ['TOO_FEW', 'barred_by', 'may_stand', 'combine_screens', 'join_screens']
 
@@ -81,14 +83,12 @@ def join_screens(
     hit_q: float = 0.05,
 ) -> pd.DataFrame:  # see `07_join`; one row for each compound, farthest first, those without a claim last
     """Rank all compounds, and call them at one false discovery rate."""
-    from scipy.stats import false_discovery_control
-
     stands = may_stand(rows, barred)
     every = rows.groupby("compound", observed=True, sort=True)
     table = pd.DataFrame({"in_screens": every.size(), "all_wells": every["wells"].sum()})
     table = table.join(combine_screens(rows[stands]))
     m, known = len(table), table["p"].notna().to_numpy()
-    q = false_discovery_control(table["p"].fillna(1.0)) if m else np.zeros(0)
+    q = q_values(table["p"].fillna(1.0)).to_numpy()
     table["q"] = np.where(known, q, np.nan)
     table["hit"] = known & (q < hit_q)
     table["direction"] = np.select([table["low"] > 0, table["high"] < 0], ["activating", "suppressing"], "none")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..base.defaults import BiologyConfig, CompareConfig, DataConfig
 from ..base.digests import short_digest
 from ..base.settings import InputError, leaves, shown
-from ..base.tables import quote_some, refuse
+from ..base.tables import problem_text, quote_some, refuse
 from ..batch.finished import find_experiments, read_about
 
 # %% auto #0
@@ -121,7 +121,7 @@ class Refusal(NamedTuple):
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.folder}: {self.where}: found {self.found}, expected {self.expected}"
+        return problem_text(str(self.folder), self.where, self.found, self.expected)
 
 
 def _genes_apart(member: Member, other: Member) -> tuple[str, str]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.files import written_whole
+from ..base.style import png_bytes
 from .figures import plot_controls
 from ..report.index import write_page
 
@@ -67,12 +67,6 @@ def _write_script(folder: Path, name: str, values: object) -> None:
         tmp.write_text(f'campaign("{name}",{text});\n', encoding="utf-8", errors="replace")
 
 
-def _picture(charts: pd.DataFrame) -> str:
-    file = io.BytesIO()
-    plot_controls(charts).savefig(file, dpi=110, format="png", metadata={"Software": None})
-    return base64.b64encode(file.getvalue()).decode()
-
-
 def write_campaign_page(
     out: Path,  # folder
     table: pd.DataFrame,  # of `join_screens`
@@ -96,7 +90,8 @@ def write_campaign_page(
         found = compound_rows(table.iloc[i * _ROWS : (i + 1) * _ROWS], mine, place)
         first = first or found[:_FIRST]
         _write_script(out / FOLDER, f"rows{i}", found)
-    values = {"first": first, "known": known, "screens": screens.to_dict("records"), "picture": _picture(charts)}
+    picture = base64.b64encode(png_bytes(plot_controls(charts), 110)).decode()
+    values = {"first": first, "known": known, "screens": screens.to_dict("records"), "picture": picture}
     page = out / "campaign.html"
     write_page(page, "campaign.html.j2", said=said, hits=int(table["hit"].sum()), **values, **texts)
     return page

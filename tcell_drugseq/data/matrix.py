@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'compact', 'row_blocks',
            'find_values', 'gene_range', 'gene_moments', 'standardise', 'are_counts', 'settle', 'varies', 'rank_r',
-           'genes_detected', 'well_depth']
+           'q_values', 'sample_wells', 'genes_detected', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -180,6 +180,27 @@ def rank_r(
     if both.sum() < 3 or not varies(a[both]) or not varies(b[both]):
         return float("nan")
     return float(np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1])
+
+# %% ../../nbs/01_data/02_matrix.ipynb #db0c0b60
+def q_values(
+    p: pd.Series,  # of one family of tests
+) -> pd.Series:  # NaN where p is
+    """False discovery rates by Benjamini and Hochberg's procedure."""
+    from scipy.stats import false_discovery_control
+
+    known = p.dropna().astype(float)
+    q = pd.Series(false_discovery_control(known) if len(known) else [], known.index, dtype=float)
+    return q.reindex(p.index)
+
+
+def sample_wells(
+    wells: np.ndarray,  # (N,) bool
+    most: int,
+    rng: np.random.Generator,
+) -> np.ndarray:  # their numbers, rising
+    """At most so many of these wells, at random."""
+    at = np.flatnonzero(wells)
+    return at if len(at) <= most else np.sort(rng.choice(at, most, replace=False))
 
 # %% ../../nbs/01_data/02_matrix.ipynb #33e57c7c
 NO_DEPTH = "not known (neither counts nor zeros are)"

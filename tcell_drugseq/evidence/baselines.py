@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.progress import steps
-from ..data.matrix import LABEL, NO_DEPTH, target_values, well_depth
+from ..data.matrix import LABEL, NO_DEPTH, gene_moments, sample_wells, target_values, well_depth
 from ..data.wells import row_numbers
 from ..training.folds import Fold, well_groups
 
@@ -42,17 +42,11 @@ _WELLS = 2000  # of more training wells, so many drawn at random set the axes, o
 _COMPONENTS = 1000
 
 
-def _some(wells: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers of wells: all of them, or as many as set the axes."""
-    few = len(wells) <= _WELLS
-    return wells if few else np.sort(np.random.default_rng(seed).choice(wells, _WELLS, replace=False))
-
-
 def _rotate(z: np.ndarray, seen: np.ndarray, seed: int) -> np.ndarray:
     """Principal components of all wells; the axes are those of the training wells."""
     from scipy.linalg import eigh
 
-    own = z[_some(np.flatnonzero(seen), seed)]
+    own = z[sample_wells(seen, _WELLS, np.random.default_rng(seed))]
     first = max(len(own) - _COMPONENTS, 0)
     values, vectors = eigh((own @ own.T).astype(float), subset_by_index=(first, len(own) - 1), check_finite=False)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -68,7 +62,7 @@ def view_fold(
     seed: int = 614,
 ) -> FoldView:
     """Scale, rotate and cut the training side of a fold into inner parts."""
-    mean, sd = (moment(x[fold.seen], axis=0, dtype=float) for moment in (np.mean, np.std))
+    mean, sd = gene_moments(x[fold.seen])
     z = x - mean.astype(np.float32)
     z /= np.where(sd > 1e-6, sd, 1).astype(np.float32)
     z.clip(-10, 10, out=z)
@@ -350,7 +344,8 @@ def _pls(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 @baseline("kernel", "Gaussian kernel ridge on 60 components: smooth functions and interactions of programs")
 def _kernel(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
-    known, x = _some(np.flatnonzero(_known(view, y)), view.seed), view.components[:, :60]
+    known = sample_wells(_known(view, y), _WELLS, np.random.default_rng(view.seed))
+    x = view.components[:, :60]
     return fit_kernel(x[known], y[known], x)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from ..base.findings import judge
 from ..base.settings import InputError
-from ..data.matrix import LABEL, rank_r, settle, target_values, varies
+from ..data.matrix import LABEL, rank_r, sample_wells, settle, target_values, varies
 from tcell_drugseq.importance.attribution import (
     dmso_baseline,
     gradient_x_input,
@@ -108,12 +108,6 @@ def _figure_of_merit(y: np.ndarray, p: np.ndarray, label: bool) -> np.ndarray:  
     n = ones.sum()
     return (rankdata(settle(p, 1.0), axis=-1)[..., ones].sum(axis=-1) - n * (n + 1) / 2) / (n * (len(y) - n))
 
-
-def _sample(wells: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:  # (N,) bool -> indices
-    """At most so many of these wells, at random, in their order."""
-    at = np.flatnonzero(wells)
-    return at if len(at) <= most else np.sort(rng.choice(at, most, replace=False))
-
 # %% ../../nbs/05_importance/02_checks.ipynb #ea700f05
 def _levels(x: np.ndarray, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An order in which each gene is exchanged for a random one of the same tenth of expression."""
@@ -159,8 +153,8 @@ def deletion_curve(
     ats, parts = [], []
     for v in views:
         zero = dmso_baseline(v, screen)[0]
-        at = _sample(v.fold.test if known is None else v.fold.test & ~np.isnan(known), wells, rng)
-        effect = gradient_x_input(v.model, v.x[_sample(v.fold.train, wells, rng)], target)["effect_per_sd"]
+        at = sample_wells(v.fold.test if known is None else v.fold.test & ~np.isnan(known), wells, rng)
+        effect = gradient_x_input(v.model, v.x[sample_wells(v.fold.train, wells, rng)], target)["effect_per_sd"]
         order = np.argsort(-effect.abs().to_numpy(), kind="stable")
         orders = [order, *(_levels(zero, order, rng) for _ in range(draws))]
         ats.append(at)
@@ -223,7 +217,7 @@ def _explain_fold(
     view: FoldModel, screen: AnnData, target: str, wells: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Effects of the genes (G,) in one fold, and the figures that it adds to the checks."""
-    test = _sample(view.fold.test, wells, rng)
+    test = sample_wells(view.fold.test, wells, rng)
     few = test[np.linspace(0, len(test) - 1, min(len(test), max(1, wells // 3))).astype(int)]
     own = gradient_x_input(view.model, view.x[test], target)
     paths, error = integrated_gradients(view.model, view.x[few], dmso_baseline(view, screen)[0], target, _STEPS)
@@ -232,7 +226,7 @@ def _explain_fold(
     y = _measured(screen, target)
     if y is None:
         y = np.full(screen.n_obs, math.nan)
-        at = _sample(view.fold.seen, 4 * wells, rng)
+        at = sample_wells(view.fold.seen, 4 * wells, rng)
         with torch.no_grad():
             read = torch.as_tensor(view.x[at], dtype=torch.float32, device=view.model.mean.device)
             y[at] = pick_output(view.model, view.model(read), target).cpu().numpy()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import HitConfig
-from ..data.matrix import varies
+from ..data.matrix import q_values, varies
 from .distances import turn_onto
 from .nulls import compound_p_values, sort_wells, treated_noise
 from tcell_drugseq.latent.shifts import (
@@ -176,13 +176,9 @@ COLUMNS = (
 
 def _finish(parts: list[Measured], cfg: HitConfig) -> pd.DataFrame:
     """Ranks, q, direction, hit and the reasons against it, over all compounds together."""
-    from scipy.stats import false_discovery_control
-
     parts = [part for part in parts if len(part.table)] or parts[:1]
     table = pd.concat([part.table for part in parts]).join(resample(parts, cfg)).rename_axis("compound").reset_index()
-    known = table["p"].notna()
-    table["q"] = np.nan
-    table.loc[known, "q"] = false_discovery_control(table.loc[known, "p"]) if known.any() else np.nan
+    known, table["q"] = table["p"].notna(), q_values(table["p"])
     table["smallest_q"] = (table["smallest_p"] * known.sum()).clip(upper=1)
     table["direction"] = np.select([table["low"] > 0, table["high"] < 0], ["activating", "suppressing"], "none")
     table.loc[table["wells"] == 1, "direction"] = "none"  # one well can't tell an effect from an accident

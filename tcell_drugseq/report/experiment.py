@@ -18,7 +18,7 @@ from typing import Any
 
 from ..base.defaults import RunConfig, ScreenConfig
 from ..base.files import NoSpaceError, read_json_if_any, write_json, write_yaml
-from ..base.folders import MARK, locked
+from ..base.folders import MARK, locked, put_back_folder, replace_folder
 from ..base.progress import PLACE, read_progress, told
 from ..base.settings import InputError, leaves, with_leaves
 from .done import RECORD, describe_experiment, write_record
@@ -35,7 +35,7 @@ from .page import ASSETS
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'default_notebook', 'check_name', 'check_experiment', 'hold_experiment', 'put_back_report', 'remove_leftovers',
+__all__ = ['log', 'default_notebook', 'check_name', 'check_experiment', 'hold_experiment', 'remove_leftovers',
            'check_replaceable', 'write_failure', 'run_report', 'draw_again', 'with_defaults']
 
 # %% ../../nbs/10_report/07_experiment.ipynb #478123f6
@@ -98,28 +98,7 @@ def hold_experiment(
                 pass
         yield partial
 
-# %% ../../nbs/10_report/07_experiment.ipynb #20cbc515
-def put_back_report(
-    name: str,  # of the experiment
-    reports: Path,
-) -> None:
-    """Restore a report that was moved aside by a process that died before replacing it."""
-    folder, old = reports / name, reports / f".{name}.old"
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
 # %% ../../nbs/10_report/07_experiment.ipynb #f15b0b0e
-def _move(partial: Path, folder: Path) -> None:
-    """Replace a folder by another."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _clear(partial: Path) -> None:
     """Create or empty a folder, keeping the state of an unfinished training."""
     partial.mkdir(parents=True, exist_ok=True)
@@ -187,7 +166,7 @@ def write_failure(
     write_json(about, made / "error.json")
     files = sorted(os.listdir(made))
     write_page(made / "report.html", "failed.html.j2", **about, log="\n".join(log_lines), files=files)
-    _move(made, failed)
+    replace_folder(made, failed)
     if not state.exists():
         shutil.rmtree(partial, ignore_errors=True)
     write_index(reports)
@@ -261,7 +240,7 @@ def run_report(
     made_of = describe_experiment(with_defaults(checked, notebook), notebook)
     check_replaceable(folder, overwrite)
     with hold_experiment(name, reports) as partial:
-        put_back_report(name, reports)
+        put_back_folder(folder)
         check_replaceable(folder, overwrite)
         _clear(partial)
         try:
@@ -277,7 +256,7 @@ def run_report(
         except Exception as e:
             write_failure(name, reports, str(e) if isinstance(e, ReportError) else f"{type(e).__name__}: {e}")
             raise
-        _move(partial, folder)
+        replace_folder(partial, folder)
         _sweep(name, reports)
     try:
         write_index(reports)

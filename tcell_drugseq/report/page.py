@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..base.results import describe_column
-from ..base.style import PICTURES, SECTIONS, Picture
+from ..base.style import PICTURES, SECTIONS, Picture, png_bytes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -166,8 +166,7 @@ def show_figure(
     from IPython.display import HTML, display
     from PIL import Image
 
-    full, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(full, dpi=dpi, metadata={"Software": None})
+    full, small = io.BytesIO(png_bytes(fig, dpi)), io.BytesIO()
     reduced = Image.open(full).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
     reduced.save(small, "PNG", optimize=True)  # a third of the size; rare colours (a few wells) are kept
     plt.close(fig)

@@ -19,6 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ..base.defaults import RunConfig, TrainConfig
+from ..base.launch import find_launch
 from ..base.progress import note_progress
 from ..model.checkpoint import prediction_table
 from ..model.encoders import Draws
@@ -143,9 +144,9 @@ def count_together(
     cfg: TrainConfig,  # device, precision
 ) -> int:
     """How many trainings run at once."""
-    fabric = start_fabric(cfg)
-    together = fabric.device.type == "cpu" and fabric.world_size == 1 and cfg.precision != "64-true"  # that is global
-    return max(1, min(n, torch.get_num_threads())) if together else 1
+    if find_launch().total > 1 or cfg.precision == "64-true":  # which PyTorch sets for all threads
+        return 1
+    return min(n, torch.get_num_threads()) if start_fabric(cfg).device.type == "cpu" else 1
 
 
 def train_together(
@@ -185,8 +186,10 @@ def fit_run(
     note_progress(steps=1 if alone else 1 + len(plan.folds))
 
     def final(threads: int, draws: Draws | None) -> Fit:
-        first = with_expression(screen, plan.x[1]) if alone and plan.x else None
-        chosen = read_chosen(screen, np.isin(split, ["train", "val"]), cfg) if first is None else first
+        if alone and plan.x:
+            chosen = with_expression(screen, plan.x[1])
+        else:
+            chosen = read_chosen(screen, np.isin(split, ["train", "val"]), cfg)
         own = replace(cfg.train, num_threads=threads)
         return fit_model(chosen, split, cfg.model, own, folder / "progress.pt", "final model", draws)
 
