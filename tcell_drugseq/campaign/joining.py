@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.matrix import q_values
+from ..latent.treatments import heterogeneity
 
 # %% auto #0
 __all__ = ['TOO_FEW', 'barred_by', 'may_stand', 'combine_screens', 'join_screens']
@@ -46,18 +47,15 @@ def combine_screens(
     rows: pd.DataFrame,  # compound, wells, distance, p, smallest_p, shift, low, high; rows that may stand
 ) -> pd.DataFrame:  # by compound: wells, screens, distance, p, smallest_p, shift, low, high, i2, p_differ
     """One p, one distance and one shift of each compound; i2 and p_differ are NaN for a compound of one screen."""
-    from scipy.stats import chi2, norm
+    from scipy.stats import norm
 
     by, n = rows["compound"], rows["wells"].to_numpy(float)
     se = ((rows["high"] - rows["low"]) / (2 * _Z95)).to_numpy(float)
     shift = rows["shift"].to_numpy(float)
-    with np.errstate(divide="ignore"):
-        precise = np.where(np.isfinite(se) & (se > 0), 1 / se**2, 0.0)
     z = norm.isf(np.minimum(rows["p"], 1 - rows["smallest_p"] / 2))
     lowest = norm.isf(rows["smallest_p"])
     parts = {"wells": n, "z": np.sqrt(n) * z, "lowest": np.sqrt(n) * lowest, "distance": n * rows["distance"]}
     parts |= {"shift": n * shift, "squares": (n * se) ** 2, "screens": np.ones(len(rows))}
-    parts |= {"w": precise, "ws": precise * shift, "wss": precise * shift**2, "known": precise > 0}
     sums = pd.DataFrame(parts, index=rows.index).groupby(by, observed=True).sum(min_count=1)
     first = rows.drop_duplicates("compound").set_index("compound").loc[sums.index]
     one, root = sums["screens"] == 1, np.sqrt(sums["wells"])
@@ -69,12 +67,7 @@ def combine_screens(
     error = _Z95 * np.sqrt(sums["squares"]) / sums["wells"]
     for column, end in (("low", -error), ("high", error)):
         found[column] = np.where(one, first[column], found["shift"] + end)
-    freedom, alike = sums["known"] - 1, ~(sums["known"] > 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        q = (sums["wss"] - sums["ws"] ** 2 / sums["w"]).clip(lower=0)
-        found["i2"] = np.where(alike, np.nan, (1 - freedom / q).clip(lower=0))
-    found["p_differ"] = np.where(alike, np.nan, chi2.sf(q, freedom))
-    return found
+    return found.join(heterogeneity(rows))
 
 # %% ../../nbs/12_campaign/03_joining.ipynb #8d6babea
 def join_screens(

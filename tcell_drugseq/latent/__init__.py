@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["distances", "shifts", "nulls", "hits", "next_plates", "figures"],
+    submodules=["distances", "shifts", "nulls", "treatments", "hits", "next_plates", "figures"],
     submod_attrs={
         "distances": [
             "add_distances",

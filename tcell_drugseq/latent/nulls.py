@@ -27,8 +27,8 @@ from tcell_drugseq.latent.shifts import (
 )
 
 # %% auto #0
-__all__ = ['count_sets', 'draw_alike', 'tail_p_values', 'sort_wells', 'compound_p_values', 'smallest_p_values', 'Noise',
-           'treated_noise']
+__all__ = ['count_sets', 'draw_sets', 'draw_alike', 'lowest_p', 'tail_p_values', 'sort_wells', 'Centred', 'centred_wells',
+           'compound_p_values', 'smallest_p_values', 'Noise', 'treated_noise']
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #beb05c34
 def count_sets(
@@ -63,8 +63,13 @@ def _all_sets(wells: list[np.ndarray], pattern: list[int]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _some_sets(wells: list[np.ndarray], pattern: list[int], limit: int, rng: np.random.Generator) -> np.ndarray:
-    """(limit, r) sets with this pattern at random."""
+def draw_sets(
+    wells: list[np.ndarray],  # numbers of the wells of each plate
+    pattern: list[int],  # wells of a set on each of its plates
+    limit: int,  # how many sets
+    rng: np.random.Generator,
+) -> np.ndarray:  # (limit, r), the wells of a plate in random order
+    """Sets with this pattern at random, each as likely as any other."""
     n = np.array([len(w) for w in wells])
     table = np.array([np.r_[w, np.full(n.max() - len(w), -1)] for w in wells])
     ways = np.array([[comb(int(k), c) if k > c else 0 for k in n] for c in pattern], float)
@@ -94,7 +99,7 @@ def draw_alike(
     own, pattern = own[np.lexsort([own, code, -each[code]])], sorted(map(int, each), reverse=True)
     wells = [np.flatnonzero(plate == g) for g in range(int(plate.max()) + 1)]
     if count_sets([len(w) for w in wells], pattern) - 1 > limit:
-        return np.concatenate([_some_sets(wells, pattern, limit, rng), own[None]]), pattern
+        return np.concatenate([draw_sets(wells, pattern, limit, rng), own[None]]), pattern
     sets = _all_sets(wells, pattern)
     return np.concatenate([sets[(sets < own.min()).any(axis=1)], own[None]]), pattern
 
@@ -144,7 +149,9 @@ _FEW = 3  # sets as far out, the compound's own among them, where the gamma is a
 _PART, _FLOOR = 1 / 3, 4e-4  # down to what part of the exact p, and to what p, it is believed
 
 
-def _lowest(exact: np.ndarray | float) -> np.ndarray:
+def lowest_p(
+    exact: np.ndarray | float,  # the smallest that the number of sets allows
+) -> np.ndarray:
     """The lowest p that stands in for an exact one."""
     return np.minimum(exact, np.maximum(_PART * np.asarray(exact), _FLOOR))
 
@@ -161,7 +168,7 @@ def tail_p_values(
     fitted = (few <= _FEW) & (variance > 0)
     mean, variance = np.where(fitted, mean, 1.0), np.where(fitted, variance, 1.0)
     gamma = gammaincc(mean**2 / variance, t * mean / variance)
-    return np.where(fitted, np.clip(gamma, _lowest(exact), exact), exact)
+    return np.where(fitted, np.clip(gamma, lowest_p(exact), exact), exact)
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #4543802c
 def sort_wells(
@@ -189,14 +196,23 @@ def _designs(obs: pd.DataFrame, plate: np.ndarray) -> dict[tuple[int, ...], dict
     return found
 
 
-def compound_p_values(
+class Centred(NamedTuple):
+    """Wells by id, each plate centred, and what a null needs to know of them."""
+
+    z: np.ndarray  # (N, Z)
+    obs: pd.DataFrame  # (N,)
+    plate: np.ndarray  # (N,) number of the plate; -1: no fair centre
+    controls: np.ndarray  # (C,) numbers of the control wells with a fair centre
+    level: bool  # plates are centred on all their wells, else on their control wells
+    spread: Spread  # of the control wells
+
+
+def centred_wells(
     z: np.ndarray,  # (N, Z)
     obs: pd.DataFrame,  # (N,) compound, is_control, plate and batch where known
-    cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
-    noise: float = 1.0,  # variance of a treated well in units of that of a control well
-    drawn: dict | None = None,  # sets of wells by design, kept for other values of the same wells
-) -> pd.DataFrame:  # by compound: wells, t, p, smallest_p (that its design allows); NaN where a centre is not fair
-    """Permutation p of each compound against sets of control wells and its own."""
+    cfg: HitConfig = HitConfig(),  # centre_controls
+) -> Centred:
+    """Sort the wells, and take from each plate its centre."""
     z, obs = sort_wells(z, obs)
     control, plain = obs["is_control"].to_numpy(bool), find_centres(obs, cfg.centre_controls)
     z, centres = level_plates(z, obs, plain)
@@ -205,7 +221,19 @@ def compound_p_values(
     members = (plate[controls] == np.arange(plate.max(initial=-1) + 1)[:, None]).astype(float)
     for g, row in enumerate(members if not level else ()):
         z[plate == g] -= z[controls[row > 0]].mean(axis=0)
-    spread, rows, drawn = fit_spread(z[controls], members), {}, {} if drawn is None else drawn
+    return Centred(z, obs, plate, controls, level, fit_spread(z[controls], members))
+
+
+def compound_p_values(
+    z: np.ndarray,  # (N, Z)
+    obs: pd.DataFrame,  # (N,) compound, is_control, plate and batch where known
+    cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
+    noise: float = 1.0,  # variance of a treated well in units of that of a control well
+    drawn: dict | None = None,  # sets of wells by design, kept for other values of the same wells
+) -> pd.DataFrame:  # by compound: wells, t, p, smallest_p (that its design allows); NaN where a centre is not fair
+    """Permutation p of each compound against sets of control wells and its own."""
+    z, obs, plate, controls, level, spread = centred_wells(z, obs, cfg)
+    rows, drawn = {}, {} if drawn is None else drawn
     for design, own in _designs(obs, plate).items():
         names, r, where = list(own), len(design), np.r_[plate[controls], design]
         if min(design) < 0 or len(controls) < 2:
@@ -220,7 +248,7 @@ def compound_p_values(
             t, variance = _lengths(z[[np.r_[controls, own[n]] for n in some]], where, sets, spread, level)
             wider = 1 + (noise - 1) * r / variance[:, -1:]
             p = tail_p_values(wider * t[:, :-1], t[:, -1])
-            lowest = float(_lowest(1 / len(sets)))
+            lowest = float(lowest_p(1 / len(sets)))
             rows |= {n: (r, *found, lowest) for n, *found in zip(some, t[:, -1], p, strict=True)}
     columns = ["wells", "t", "p", "smallest_p"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("compound").sort_index()
@@ -240,7 +268,7 @@ def smallest_p_values(
         if min(design) >= 0 and controls.sum() > 1:
             each = np.bincount(design, minlength=n)
             sets = count_sets((controls + each).tolist(), each[each > 0].tolist()) - 1
-            p = float(_lowest(1 / (1 + min(sets, cfg.hit_draws))))
+            p = float(lowest_p(1 / (1 + min(sets, cfg.hit_draws))))
         found |= dict.fromkeys(own, p)
     return pd.Series(found, name="smallest_p", dtype=float).rename_axis("compound").sort_index()
 

@@ -120,7 +120,7 @@ def test_a_name_stays_a_name_in_the_list_of_experiments(hostile_report, tmp_path
 
 
 def test_an_executed_notebook_opens(tmp_path):
-    notebook = Path(__file__).parents[2] / "nbs" / "04_latent/06_figures.ipynb"
+    notebook = Path(__file__).parents[2] / "nbs" / "04_latent/07_figures.ipynb"
     render_html(notebook, tmp_path / "figures.html", show_code=True)
     found = look_at(tmp_path / "figures.html", tmp_path)
     assert found["console"] == [] and found["requests"] == []
