@@ -177,6 +177,54 @@ _PREDICTIONS = (
 )
 
 # %% ../../nbs/00_base/10_results.ipynb #6744c325
+_DISTANCE = Column(
+    "distance",
+    "length of the sum of the latent shifts of the wells from the DMSO wells of their plates, divided by "
+    "the noise of such a sum; grows with the number of wells",
+    "1 = root mean square of single DMSO wells",
+)
+_SHIFT = (
+    Column(
+        "shift",
+        "mean shift of the predicted activation (else logit or first score) from DMSO wells of the plate",
+        _TARGET_UNIT,
+    ),
+    Column(
+        "low",
+        "lower end of the 95 % interval (Student's t) of the shift, with the noise of DMSO wells",
+        _TARGET_UNIT,
+    ),
+    Column("high", "upper end of that interval", _TARGET_UNIT),
+)
+_SPREAD = (
+    Column(
+        "treated_spread",
+        "SD of replicates among each other in the latent; clearly above 1: treated wells are noisier than DMSO",
+        "1 = DMSO wells of one plate",
+    ),
+    Column("null_widened", "by how much the null is wider than that of DMSO wells: treated_spread, or 1", "factor"),
+)
+_RANKS = (
+    Column("rank_low", "lower end of the 95 % interval of the rank"),
+    Column("rank_high", "upper end of that interval"),
+)
+_SMALLEST = (
+    Column("smallest_p", "the smallest p that number and place of the wells allow", "0 to 1"),
+    Column(
+        "smallest_q",
+        "smallest_p times number of rows judged together, at most 1: the q of one that no other joins at its p",
+        "0 to 1",
+    ),
+)
+_NULL_LEVEL = Column(
+    "null_level",
+    "whose DMSO wells are the centre: plate; batch or all: not judged, no p; unknown: plates not known",
+)
+_TREATMENT = Column("treatment", "compound, dose and stratum in words, as the screen has them")
+_DOSE = Column("dose", "dose of the treatment", "as given")
+_STRATUM = Column("stratum", "donor, cell type, stimulation or time, as the setting strata names them")
+_I2 = Column("i2", "share of the differences between the shifts of the strata that noise doesn't explain", "0 to 1")
+_P_DIFFER = Column("p_differ", "p of Cochran's Q: whether the shifts of the strata differ", "0 to 1")
 _HITS = (
     Output(
         "hits.csv",
@@ -186,51 +234,95 @@ _HITS = (
             Column("rank", "place by distance, 1 is the farthest"),
             _COMPOUND,
             _WELLS,
-            Column(
-                "distance",
-                "length of the sum of the latent shifts of the wells from the DMSO wells of their plates, divided by "
-                "the noise of such a sum; grows with the number of wells",
-                "1 = root mean square of single DMSO wells",
-            ),
+            _DISTANCE,
             _P,
             _Q,
             _HIT,
             _DIRECTION,
-            Column(
-                "shift",
-                "mean shift of the predicted activation (else logit or first score) from DMSO wells of the plate",
-                _TARGET_UNIT,
-            ),
-            Column(
-                "low",
-                "lower end of the 95 % interval (Student's t) of the shift, with the noise of DMSO wells",
-                _TARGET_UNIT,
-            ),
-            Column("high", "upper end of that interval", _TARGET_UNIT),
+            *_SHIFT,
             _AGREEMENT,
-            Column(
-                "treated_spread",
-                "SD of replicates among each other in the latent; clearly above 1: treated wells are noisier than DMSO",
-                "1 = DMSO wells of one plate",
-            ),
-            Column(
-                "null_widened", "by how much the null is wider than that of DMSO wells: treated_spread, or 1", "factor"
-            ),
-            Column("rank_low", "lower end of the 95 % interval of the rank"),
-            Column("rank_high", "upper end of that interval"),
-            Column("smallest_p", "the smallest p that number and place of the wells allow", "0 to 1"),
-            Column(
-                "smallest_q",
-                "smallest_p times number of compounds, at most 1: the q of a compound that no other joins at its p",
-                "0 to 1",
-            ),
-            Column(
-                "null_level",
-                "whose DMSO wells are the centre: plate; batch or all: not judged, no p; unknown: plates not known",
-            ),
+            *_SPREAD,
+            *_RANKS,
+            *_SMALLEST,
+            _NULL_LEVEL,
             _WHY_NOT,
+            Column("treatments", "treatments of the compound: doses, in each stratum; only where there are several"),
+            Column(
+                "best", "the treatment with the largest distance; distance, shift and agreement are those of its wells"
+            ),
+            Column(
+                "lowest_dose", "lowest dose that acts, from the best one down without a gap; empty: none", "as given"
+            ),
+            Column("p_best", "p of the largest distance of all treatments, the search paid for", "0 to 1"),
+            Column("p_trend", "p of a trend over doses (without doses: of all wells together), over strata", "0 to 1"),
+            Column("strata", "strata in which the compound was judged; only where the screen has strata"),
+            Column("strata_moved", "strata in which its p is below 0.05"),
+            _I2,
+            _P_DIFFER,
         ),
         key="hits",
+    ),
+    Output(
+        "treatments.csv",
+        "hits",
+        "each compound at each dose and in each stratum, farthest first; without doses and strata the compounds",
+        (
+            Column("rank", "place by distance, 1 is the farthest"),
+            _TREATMENT,
+            _COMPOUND,
+            _DOSE,
+            _STRATUM,
+            Column("wells", "number of wells of the treatment"),
+            _DISTANCE,
+            _P,
+            Column("q", "false discovery rate over all treatments (Benjamini and Hochberg, 1995)", "0 to 1"),
+            Column(
+                "active", "True: reached from the best dose of its compound and stratum without a gap, by p below 0.05"
+            ),
+            _HIT,
+            _DIRECTION,
+            *_SHIFT,
+            _AGREEMENT,
+            *_SPREAD,
+            *_SMALLEST,
+            _NULL_LEVEL,
+            _WHY_NOT,
+            Column("genes_changed", "genes with q < 0.05 in raw counts; empty where it was not looked into"),
+            Column(
+                "genes_by_chance", "95th percentile of that number for as many DMSO wells against the other DMSO wells"
+            ),
+            Column("moves_genes", "True: genes_changed is larger than genes_by_chance, a second opinion from counts"),
+        ),
+        key="treatments",
+    ),
+    Output(
+        "strata.csv",
+        "hits",
+        "each compound in each stratum (donor, cell type, stimulation, time) by itself; only where there are strata",
+        (
+            _STRATUM,
+            Column("rank", "place by distance in the stratum, 1 is the farthest"),
+            _COMPOUND,
+            _WELLS,
+            _DISTANCE,
+            _P,
+            Column("q", "false discovery rate over the compounds of the stratum", "0 to 1"),
+            _HIT,
+            _DIRECTION,
+            *_SHIFT,
+            _AGREEMENT,
+            *_SPREAD,
+            *_RANKS,
+            *_SMALLEST,
+            _NULL_LEVEL,
+            _WHY_NOT,
+            Column("treatments", "doses of the compound in the stratum"),
+            Column("best", "the treatment with the largest distance"),
+            Column("lowest_dose", "lowest dose that acts in this stratum; empty: none", "as given"),
+            Column("p_best", "p of the largest distance of all doses, the search paid for", "0 to 1"),
+            Column("p_trend", "p of a trend over doses", "0 to 1"),
+        ),
+        key="strata",
     ),
     Output(
         "retest_list.csv",

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..data.design import blocks
 from ..data.matrix import q_values, rank_r, to_dense
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'differential_expression', 'beside_model']
+__all__ = ['log', 'differential_expression', 'changed_by_chance', 'beside_model']
 
 # %% ../../nbs/09_biology/02_differential.ipynb #6427c39f
 def _counts(screen: AnnData) -> np.ndarray:
@@ -281,7 +282,7 @@ def differential_expression(
     if not compounds:
         return pd.DataFrame(columns=list(_COLUMNS))
     wells = screen[control | name.isin(compounds).to_numpy()]
-    against, blocks = _blocks(cast(pd.DataFrame, wells.obs), block)
+    against, held = _blocks(cast(pd.DataFrame, wells.obs), block)
     code = {c: f"c{i}" for i, c in enumerate(compounds)}
     treated = ~wells.obs["is_control"].to_numpy(bool)
     condition = np.where(treated, wells.obs["compound"].astype(str).map(code).fillna(""), "0")
@@ -293,7 +294,7 @@ def differential_expression(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = _fit(counts[:, tested], condition, blocks)
+        fit = _fit(counts[:, tested], condition, held)
     genes, parts = wells.var_names[tested], []
     change, se, p = _wald(fit, list(code.values()))
     for i, (compound, own) in enumerate(code.items()):
@@ -303,6 +304,37 @@ def differential_expression(
         parts.append(part.sort_values(["p", "gene"], ignore_index=True))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(controls=int((~treated).sum()), against=against)[list(_COLUMNS)]
+
+# %% ../../nbs/09_biology/02_differential.ipynb #7f0a7e28
+_SETS = 20  # of control wells
+
+
+def changed_by_chance(
+    screen: AnnData,  # with raw counts in layers["counts"]
+    n_wells: int,  # of a treatment
+    seed: int = 614,
+    q: float = 0.05,  # genes below it are called
+) -> float:  # 95th percentile of genes called; NaN where there are too few control wells
+    """How many genes change between DMSO wells and DMSO wells."""
+    controls = screen[screen.obs["is_control"].to_numpy(bool)].copy()
+    controls.obs = blocks(cast(pd.DataFrame, controls.obs))
+    rng, found = np.random.default_rng(seed), []
+    plate = controls.obs["plate"].astype(str) if "plate" in controls.obs else pd.Series("", controls.obs_names)
+    while len(found) < _SETS:
+        order = pd.Series(rng.random(controls.n_obs), plate.index).groupby(plate).rank(pct=True)
+        free = rng.permutation(np.flatnonzero(order <= 0.5))  # half of each plate at most
+        at_once = min(controls.n_obs // 4, len(free)) // n_wells
+        if at_once == 0:
+            return float("nan")
+        drawn = free[: at_once * n_wells].reshape(at_once, n_wells)
+        name = np.full(controls.n_obs, "", dtype=object)
+        for i, at in enumerate(drawn):
+            name[at] = f"set {i}"
+        pretended = controls.copy()
+        pretended.obs = controls.obs.assign(compound=name, is_control=name == "")
+        table = differential_expression(pretended, [f"set {i}" for i in range(at_once)])
+        found += (table["q"] < q).groupby(table["compound"]).sum().tolist()
+    return float(np.quantile(found, 0.95))
 
 # %% ../../nbs/09_biology/02_differential.ipynb #47df1a95
 def beside_model(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import pandas as pd
 from ..base.defaults import BiologyConfig, HitConfig, RunConfig
 from ..base.progress import steps
 from ..base.settings import InputError
+from ..data.design import blocks, treatment_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.counts.gene_sets import GeneSet
 
 # %% auto #0
-__all__ = ['looked_into', 'sets_for', 'groups_of', 'add_biology']
+__all__ = ['looked_into', 'at_best', 'sets_for', 'groups_of', 'add_biology']
 
 # %% ../../nbs/09_biology/06_gather.ipynb #46d3ad54
 _MOST = 300  # hits; the biology of more is hours, and nobody reads it
@@ -44,6 +45,22 @@ def looked_into(
     return sorted(names, key=lambda c: c not in called)[: max(top, min(len(called), _MOST))]
 
 # %% ../../nbs/09_biology/06_gather.ipynb #477e753b
+def at_best(
+    results: AnnData,  # of a run
+) -> AnnData:  # control wells and the wells of each compound's best treatment; plates are blocks
+    """What the biology of a compound is taken from: its best treatment, beside the control wells."""
+    hits, obs = results.uns.get("hits"), blocks(cast(pd.DataFrame, results.obs))
+    if hits is None or "best" not in hits:
+        kept = results if obs is results.obs else results.copy()
+    else:
+        chosen = set(hits["best"].astype(str))
+        at = obs["is_control"].to_numpy(bool) | treatment_of(obs).isin(chosen).to_numpy()
+        kept, obs = results[at].copy(), obs[at]
+    if obs is not results.obs:
+        kept.obs = obs
+    return kept
+
+
 def sets_for(
     genes: list[str],  # measured
     cfg: BiologyConfig = BiologyConfig(),  # gene_sets
@@ -65,7 +82,8 @@ def groups_of(
     from tcell_drugseq.biology.enrichment import compound_signatures
     from tcell_drugseq.biology.signatures import cluster_signatures, gene_replication
 
-    return cluster_signatures(compound_signatures(results, compounds, cfg), gene_replication(results, cfg))
+    compared = at_best(results)
+    return cluster_signatures(compound_signatures(compared, compounds, cfg), gene_replication(compared, cfg))
 
 # %% ../../nbs/09_biology/06_gather.ipynb #61741f39
 def _testable(results: AnnData, cfg: RunConfig) -> tuple[dict[str, GeneSet], dict[str, Any]]:
@@ -89,7 +107,7 @@ def _add_moved(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
 
     sets, options = _testable(results, cfg)
     if looked:
-        results.uns["compound_enrichment"] = found = enrich_hits(results, sets, looked, cfg.hits, **options)
+        results.uns["compound_enrichment"] = found = enrich_hits(at_best(results), sets, looked, cfg.hits, **options)
         if "hits" in results.uns:
             results.uns["compound_kinds"] = compound_kinds(found, results.uns["hits"], cfg.hits.hit_q)
 
@@ -101,6 +119,33 @@ def _add_groups(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
 
 
 _AT_ONCE = 200  # compounds in one fit of DESeq2, which holds all their wells
+_CALLED = 0.05  # q of a gene
+
+
+def _count_changed(results: AnnData, found: pd.DataFrame, looked: list[str], cfg: RunConfig) -> pd.DataFrame:
+    """Treatments with the number of genes that they change, and how many DMSO wells change by chance."""
+    from tcell_drugseq.biology.differential import changed_by_chance, differential_expression
+
+    table, hits = results.uns["treatments"], results.uns["hits"].set_index("compound")
+    best = {c: str(hits.at[c, "best"]) if "best" in hits else c for c in looked}
+    changed = (found["q"] < _CALLED).groupby(found["compound"]).sum().rename(index=best)
+    others = table["treatment"][table["compound"].isin(looked) & ~table["treatment"].isin(changed.index)]
+    others = others.head(max(0, _MOST - len(changed))).tolist()
+    compared = results.copy() if others else results
+    obs = blocks(cast(pd.DataFrame, results.obs))
+    if others:
+        compared.obs = obs.assign(compound=np.where(obs["is_control"], obs["compound"].astype(str), treatment_of(obs)))
+        more = [differential_expression(compared, others[i : i + _AT_ONCE]) for i in range(0, len(others), _AT_ONCE)]
+        changed = pd.concat([changed, *((part["q"] < _CALLED).groupby(part["compound"]).sum() for part in more)])
+    table = table.drop(columns=["genes_changed", "genes_by_chance", "moves_genes"], errors="ignore")
+    table["genes_changed"] = table["treatment"].map(changed)
+    known = table["genes_changed"].notna()
+    chance = {
+        r: changed_by_chance(results, int(r), cfg.hits.hit_seed) for r in table["wells"][known].value_counts().index[:3]
+    }
+    table["genes_by_chance"] = table["wells"].map(chance).where(known)
+    table["moves_genes"] = (table["genes_changed"] > table["genes_by_chance"]).where(table["genes_by_chance"].notna())
+    return table
 
 
 def _add_changed_genes(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
@@ -109,9 +154,12 @@ def _add_changed_genes(results: AnnData, looked: list[str], cfg: RunConfig) -> N
 
     if not looked:
         return
+    compared = at_best(results)
     parts = [looked[i : i + _AT_ONCE] for i in range(0, len(looked), _AT_ONCE)]
-    found = pd.concat([differential_expression(results, part) for part in steps(parts)], ignore_index=True)
+    found = pd.concat([differential_expression(compared, part) for part in steps(parts)], ignore_index=True)
     results.uns["differential"] = found
+    if "treatments" in results.uns:
+        results.uns["treatments"] = _count_changed(results, found, looked, cfg)
     if "effect_per_sd" in results.var:
         results.uns["beside_model"] = beside_model(found, read_effects(results))
 

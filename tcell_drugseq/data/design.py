@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['joined', 'blocks', 'treatment_of', 'dose_ranks']
+__all__ = ['joined', 'shared_by', 'blocks', 'less_controls', 'treatment_of', 'dose_ranks']
 
 # %% ../../nbs/01_data/09_design.ipynb #424f04cd
 _JOINT = " · "
@@ -27,16 +27,35 @@ def joined(
     return first
 
 
+def shared_by(
+    obs: pd.DataFrame,  # (N,) as a screen has it
+) -> pd.Series | None:  # (N,) stratum and vehicle of each well; None where the screen has one of each
+    """What a well has to share with the control wells that it is compared with, beside its plate."""
+    inside = [obs[name] for name in ("stratum", "vehicle") if name in obs]
+    return joined(inside) if inside else None
+
+
 def blocks(
     obs: pd.DataFrame,  # (N,) as a screen has it; stratum and vehicle where there are several
 ) -> pd.DataFrame:  # the same, with plate and batch narrowed to one stratum and vehicle
     """Wells with the plates and batches whose control wells they may be compared with."""
-    inside = [obs[name] for name in ("stratum", "vehicle") if name in obs]
-    if not inside:
+    inside = shared_by(obs)
+    if inside is None:
         return obs
-    whole = [name for name in ("plate", "batch") if name in obs]
-    narrowed = {name: joined([obs[name], *inside]) for name in whole}
-    return obs.assign(**narrowed or {"batch": joined(inside)})
+    narrowed = {name: joined([obs[name], inside]) for name in ("plate", "batch") if name in obs}
+    return obs.assign(**narrowed or {"batch": inside})
+
+# %% ../../nbs/01_data/09_design.ipynb #089ac696
+def less_controls(
+    values: np.ndarray,  # (N,)
+    obs: pd.DataFrame,  # (N,) is_control
+) -> np.ndarray:  # (N,); NaN for wells of a stratum or vehicle without control wells
+    """Values minus the mean of the control wells of the same stratum and vehicle."""
+    control, inside = obs["is_control"].to_numpy(bool), shared_by(obs)
+    if inside is None:
+        return values - values[control].mean()
+    means = pd.Series(values[control]).groupby(inside.to_numpy()[control]).mean()
+    return values - inside.map(means).to_numpy(float)
 
 # %% ../../nbs/01_data/09_design.ipynb #79ffbc03
 def treatment_of(

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import RunConfig
+from ..data.design import less_controls
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from tcell_drugseq.latent.hits import Called
     from tcell_drugseq.model.network import MultiTaskModel, Output, Tasks
     from tcell_drugseq.training.crossfit import FoldModel
 
@@ -54,6 +56,14 @@ def direction_target(
     return heads[0] if heads else ""
 
 # %% ../../nbs/08_evidence/04_apply.ipynb #b1fc3f39
+def _add_calls(results: AnnData, called: Called, ranked: pd.DataFrame) -> None:
+    """Add hits, the ranking of compounds, and where there are any treatments and strata."""
+    obs = cast(pd.DataFrame, results.obs)
+    names = set(obs["compound"][obs["is_control"].to_numpy(bool)].astype(str))
+    results.uns |= {name: table for name, table in called._asdict().items() if table is not None}
+    results.uns["compounds"] = order_by_hits(ranked, called.hits, names)
+
+
 def apply_model(
     model: MultiTaskModel,
     screen: AnnData,
@@ -65,7 +75,7 @@ def apply_model(
     from tcell_drugseq.evidence.metrics import evaluate
     from tcell_drugseq.importance.attribution import gradient_x_input, pick_output, resolve_target
     from tcell_drugseq.latent.distances import add_distances
-    from tcell_drugseq.latent.hits import compound_hits
+    from tcell_drugseq.latent.hits import call_compounds
     from tcell_drugseq.model.checkpoint import match_genes, predict_wells, prediction_table
     from tcell_drugseq.training.crossfit import read_corrected
 
@@ -84,10 +94,7 @@ def apply_model(
     add_distances(results, cfg.latent, shift)
     if not seen.any() and results.obs["is_control"].any() and not results.obs["is_control"].all():
         obs = cast(pd.DataFrame, results.obs)
-        hits = compound_hits(np.asarray(out.z), obs, shift, cfg.hits)
-        names = set(obs["compound"][obs["is_control"]].astype(str))
-        results.uns["hits"] = hits
-        results.uns["compounds"] = order_by_hits(results.uns["compounds"], hits, names)
+        _add_calls(results, call_compounds(np.asarray(out.z), obs, shift, cfg.hits), results.uns["compounds"])
     importance = gradient_x_input(model, x, target, cfg.importance.gi_batch_size)
     results.var[importance.columns] = importance
     results.var["mean"], results.var["std"] = model.mean.numpy(), model.std.numpy()
@@ -112,7 +119,7 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     """Distances, ranking and hits, each taken inside the latent of one fold."""
     from tcell_drugseq.importance.attribution import pick_output
     from tcell_drugseq.latent.distances import fold_distances, latent_norm, rank_compounds
-    from tcell_drugseq.latent.hits import fold_hits
+    from tcell_drugseq.latent.hits import call_folds
 
     results.obs["latent_score"] = latent_norm(np.asarray(results.obsm["X_latent"]))
     obs = cast(pd.DataFrame, results.obs)
@@ -126,15 +133,13 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
         number = v.fold.number
         if by:
             what = np.asarray(pick_output(v.model, outs[number], by), dtype=float)
-            activation[number] = what - what[control].mean()
+            activation[number] = less_controls(what, obs)
             shift[v.fold.test] = activation[number][v.fold.test]
         distances.append(fold_distances(latents[number], obs, ~v.fold.seen, cfg.latent)[v.fold.test])
     found = pd.concat(distances).reindex(results.obs_names)
     obs[found.columns] = found
-    hits = fold_hits(latents, obs, [v.fold for v in views], activation or None, cfg.hits)
-    names = set(obs["compound"][control].astype(str))
-    results.uns["hits"] = hits
-    results.uns["compounds"] = order_by_hits(rank_compounds(obs, shift if by else None), hits, names)
+    called = call_folds(latents, obs, [v.fold for v in views], activation or None, cfg.hits)
+    _add_calls(results, called, rank_compounds(obs, shift if by else None))
 
 # %% ../../nbs/08_evidence/04_apply.ipynb #0f6d3de9
 def apply_folds(

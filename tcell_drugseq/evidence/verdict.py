@@ -14,6 +14,7 @@ import pandas as pd
 from ..audit.run import all_audits
 from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
+from ..data.design import treatment_of
 from ..data.matrix import LABEL, rank_r, target_values, varies
 from .baselines import BASELINES, NOT_PREDICTED, Baseline
 from .compare import groups_left_out, intraclass_correlation
@@ -147,6 +148,12 @@ def weigh_alone(
     return [*found, Reason("prediction", "limited", said, "no baselines were fitted", "run with baselines")]
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #11130e1f
+def _replicated(wells: pd.DataFrame) -> pd.Series:
+    """What wells are replicates of: their treatment; their compound where fewer than three treatments have two."""
+    treatment = treatment_of(wells)
+    return treatment if (treatment.value_counts() > 1).sum() > 2 else wells["compound"].astype(str)
+
+
 def replicate_agreement(
     obs: pd.DataFrame,  # (N,) compound, is_control, dist_relative, and plate where known
     draws: int = 1000,  # random pairings
@@ -154,7 +161,7 @@ def replicate_agreement(
 ) -> tuple[float, float]:  # intraclass correlation of the distance, one-sided p; NaN without replicates
     """How well the distance of one well of a compound is predicted by its other wells."""
     wells = obs[~obs["is_control"] & obs["dist_relative"].notna()]
-    code = pd.factorize(wells["compound"].astype(str))[0]
+    code = pd.factorize(_replicated(wells))[0]
     size = np.bincount(code)
     kept = size[code] > 1
     code, distance = pd.factorize(code[kept])[0], wells["dist_relative"].rank().to_numpy()[kept]
@@ -178,7 +185,7 @@ def _weigh_agreement(obs: pd.DataFrame) -> list[Reason]:
     """Whether the order of compounds repeats from well to well."""
     icc, p = replicate_agreement(obs)
     wells = obs[~obs["is_control"] & obs["dist_relative"].notna()]
-    n = int((wells["compound"].astype(str).value_counts() > 1).sum())
+    n = int((_replicated(wells).value_counts() > 1).sum())
     against = ("too few compounds have replicates", "two wells or more of each compound")
     if math.isnan(icc):
         said = "fewer than three compounds have replicates: nothing shows that the order is reproducible"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..base.defaults import LatentConfig
 from ..base.settings import InputError
+from ..data.design import less_controls, shared_by
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,7 +102,13 @@ def fold_distances(
     cfg: LatentConfig = LatentConfig(),
     min_controls: int = 3,  # with fewer unseen control wells, all control wells are used
 ) -> pd.DataFrame:  # (N,) dist_euclid, dist_cosine, dist_relative (unseen control wells have a mean of 1)
-    """Distances of all wells to the unseen control wells of one fold."""
+    """Distances of all wells to the unseen control wells of one fold, of their stratum and vehicle."""
+    inside = shared_by(obs)
+    if inside is not None:
+        plain = obs.drop(columns=["stratum", "vehicle"], errors="ignore")
+        at = list(inside.groupby(inside).indices.values())
+        parts = [fold_distances(z[i], plain.iloc[i], unseen[i], cfg, min_controls) for i in at]
+        return pd.concat(parts).reindex(obs.index)
     control = obs["is_control"].to_numpy()
     null = control & unseen
     if null.sum() < min_controls:
@@ -138,7 +145,7 @@ def rank_compounds(
     table = obs[["compound", "dist_relative", "dist_euclid", "dist_cosine", "latent_score"]].copy()
     table["compound"] = table["compound"].astype(str)
     table["split"] = obs["split"].astype(str) if "split" in obs else "all"
-    table["shift"] = np.nan if activation is None else activation - activation[obs["is_control"]].mean()
+    table["shift"] = np.nan if activation is None else less_controls(activation, obs)
     ranked = table.groupby("compound", sort=False).agg(
         split=("split", lambda sides: "+".join(sorted(set(sides)))),
         wells=("dist_euclid", "size"),
@@ -168,6 +175,10 @@ def add_distances(
     if not obs["is_control"].any():
         log.warning("no control wells: no distances to DMSO, no ranking")
         return
-    obs["dist_euclid"], obs["dist_cosine"] = distance_to_dmso(z, dmso_center(z, obs, cfg.dmso_cluster))
-    obs["dist_relative"] = relative_distance(obs["dist_euclid"].to_numpy(), obs)
+    inside = shared_by(obs)
+    for at in [np.arange(len(obs))] if inside is None else inside.groupby(inside).indices.values():
+        part = obs.iloc[at]
+        euclid, cosine = distance_to_dmso(z[at], dmso_center(z[at], part, cfg.dmso_cluster))
+        found = {"dist_euclid": euclid, "dist_cosine": cosine, "dist_relative": relative_distance(euclid, part)}
+        obs.loc[part.index, list(found)] = pd.DataFrame(found, index=part.index)
     results.uns["compounds"] = rank_compounds(obs, activation)

@@ -290,11 +290,11 @@ def _across(strata: pd.DataFrame) -> pd.DataFrame:
 
 
 class Called(NamedTuple):
-    """What is called on a screen; the last two only where compounds have several treatments, or there are strata."""
+    """What is called on a screen."""
 
     hits: pd.DataFrame  # COLUMNS, and those of SEARCHED and ACROSS; one row for each compound, farthest first
-    treatments: pd.DataFrame | None = None  # one row for each treatment, farthest first
-    strata: pd.DataFrame | None = None  # stratum and the columns of hits; one row for each compound and stratum
+    treatments: pd.DataFrame  # one row for each treatment, farthest first
+    strata: pd.DataFrame | None = None  # where there are any: stratum and the columns of hits for each compound in each
 
 
 _Job = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # a latent, its activation, the wells that it judges
@@ -308,7 +308,7 @@ def _call(jobs: list[_Job], obs: pd.DataFrame, against: dict[str, str], lost: pd
         part.table["against"] = [against.get(c, against.get(owner.get(c, c), "")) for c in part.table.index]
     hits = _finish([*(pair[0] for pair in pairs), _unjudged(lost)], cfg)
     if "treatment" not in obs:
-        return Called(hits)
+        return Called(hits, _describe_treatments(hits, obs))
     treatments = _finish(
         [*(pair[1] for pair in pairs if pair[1] is not None), _unjudged(lost.assign(compound=treatment_of(lost)))],
         cfg,
