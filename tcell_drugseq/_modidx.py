@@ -1935,6 +1935,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tcell_drugseq/latent/hits.py'),
                                            'tcell_drugseq.latent.hits._unjudged': ( '04_latent/hits.html#_unjudged',
                                                                                     'tcell_drugseq/latent/hits.py'),
+                                           'tcell_drugseq.latent.hits.best_wells': ( '04_latent/hits.html#best_wells',
+                                                                                     'tcell_drugseq/latent/hits.py'),
                                            'tcell_drugseq.latent.hits.call_compounds': ( '04_latent/hits.html#call_compounds',
                                                                                          'tcell_drugseq/latent/hits.py'),
                                            'tcell_drugseq.latent.hits.call_folds': ( '04_latent/hits.html#call_folds',

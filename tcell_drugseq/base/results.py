@@ -643,7 +643,7 @@ _CHANGES = (
     Output(
         "dose_response.csv",
         "changes",
-        "dose curve of each compound: distance to DMSO by dose, surest curves first",
+        "dose curve of each compound (in each stratum): distance to DMSO by dose, surest curves first",
         (
             _COMPOUND,
             Column("wells", "number of its wells with a dose and a distance"),
@@ -673,6 +673,7 @@ _CHANGES = (
             ),
             Column("trend", "Kendall's tau of dose and distance, DMSO included: one way with dose?", "from -1 to 1"),
             Column("p_trend", "p of it (Jonckheere-Terpstra test)", "0 to 1"),
+            Column("stratum", "stratum of the curve; only where the screen has strata"),
         ),
         key="dose_response",
     ),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from tcell_drugseq.biology.gather import (
         add_biology as add_biology,
+        at_best as at_best,
         groups_of as groups_of,
         looked_into as looked_into,
         sets_for as sets_for,
@@ -54,7 +55,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "dose": ["dose_response", "fit_curve", "read_doses"],
         "enrichment": ["compound_signatures", "enrich", "enrich_hits", "enrich_importance"],
         "figures": ["plot_doses", "plot_enrichment", "plot_hit_enrichment", "plot_signatures", "plot_volcano"],
-        "gather": ["add_biology", "groups_of", "looked_into", "sets_for"],
+        "gather": ["add_biology", "at_best", "groups_of", "looked_into", "sets_for"],
         "kinds": ["KINDS", "compound_kinds"],
         "signatures": ["cluster_signatures", "gene_replication"],
     },

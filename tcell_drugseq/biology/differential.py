@@ -331,7 +331,7 @@ def changed_by_chance(
         for i, at in enumerate(drawn):
             name[at] = f"set {i}"
         pretended = controls.copy()
-        pretended.obs = controls.obs.assign(compound=name, is_control=name == "")
+        pretended.obs = cast(pd.DataFrame, controls.obs).assign(compound=name, is_control=name == "")
         table = differential_expression(pretended, [f"set {i}" for i in range(at_once)])
         found += (table["q"] < q).groupby(table["compound"]).sum().tolist()
     return float(np.quantile(found, 0.95))

@@ -15,6 +15,7 @@ from anndata import AnnData
 from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..data.design import blocks
 from ..data.matrix import to_dense
 from ..latent.shifts import control_distances, find_centres, shift_wells
 
@@ -412,12 +413,12 @@ def _distance(screen: AnnData) -> np.ndarray:
     if "dist_relative" in obs and "split" in obs and (obs["split"].astype(str) == "oof").all():
         return obs["dist_relative"].to_numpy(float)
     if "X_latent" in screen.obsm:
-        return control_distances(np.asarray(screen.obsm["X_latent"]), obs)["distance"].to_numpy()
+        return control_distances(np.asarray(screen.obsm["X_latent"]), blocks(obs))["distance"].to_numpy()
     from sklearn.decomposition import PCA
 
     x = to_dense(screen.X)
     z = PCA(min(16, *x.shape), svd_solver="covariance_eigh").fit_transform(x)
-    return control_distances(z, obs)["distance"].to_numpy()
+    return control_distances(z, blocks(obs))["distance"].to_numpy()
 
 
 def read_response(
@@ -441,7 +442,7 @@ def read_response(
         raise InputError(f"{value!r}: found {found}, expected distance, a score or one of {quote_some(known, 8)}")
     y = column.to_numpy(float)
     known = np.isfinite(y)
-    shifts = shift_wells(y[known, None], obs[known], find_centres(obs[known], HitConfig().centre_controls))
+    shifts = shift_wells(y[known, None], obs[known], find_centres(blocks(obs)[known], HitConfig().centre_controls))
     out = np.full(len(y), np.nan)
     out[known] = shifts.vectors[:, 0] * np.sqrt(shifts.noise) + y[known & control].mean()
     return pd.Series(out, obs.index), "distance" if value in ("dist_relative", "dist_euclid") else "value"
@@ -503,17 +504,18 @@ def dose_response(
         log.warning(zeros)
     response, kind = read_response(screen, value)
     control = screen.obs["is_control"].to_numpy(bool)
-    names = screen.obs["compound"].astype(str).to_numpy()
+    table = cast(pd.DataFrame, screen.obs)[["compound", *(["stratum"] if "stratum" in screen.obs else [])]].astype(str)
     usable = (dose.notna() & np.isfinite(response)).to_numpy()
     x, y = dose.to_numpy(), response.to_numpy()
-    treated = pd.Series(np.flatnonzero(~control)).groupby(names[~control])
-    ours = {name: at[usable[at]] for name, at in ((n, g.to_numpy()) for n, g in treated)}
+    treated = table.reset_index(drop=True)[~control].groupby(list(table))  # by compound, and stratum if there are any
+    ours = {name: (at := part.index.to_numpy())[usable[at]] for name, part in treated}
     tested = {name: np.unique(x[at]) for name, at in ours.items()}
     most = max((len(doses) for doses in tested.values()), default=0)
     if most < min_doses:
         raise InputError(f"dose: most doses of one compound: found {most}, expected at least {min_doses} for a curve")
-    zero = np.flatnonzero(control & usable)
-    wells = {name: np.r_[zero, at] for name, at in ours.items() if len(tested[name]) >= min_doses}
+    here = table["stratum"].to_numpy() if "stratum" in table else np.zeros(len(table))
+    zero = {name: np.flatnonzero(control & usable & (here == here[at[0]])) for name, at in ours.items() if len(at)}
+    wells = {name: np.r_[zero[name], at] for name, at in ours.items() if len(tested[name]) >= min_doses}
     curves = {name: fit_curve(x[at], y[at], kind, min_doses, alpha, unit) for name, at in wells.items()}
 
     each = {name: curve.p for name, curve in curves.items()}
@@ -521,7 +523,7 @@ def dose_response(
     q, q_fit = (dict(zip(p, false_discovery_control(list(p.values())), strict=True)) for p in (each, fits))
     rows = []
     for name, at in ours.items():
-        row = {"compound": name, "wells": len(at), "n_doses": len(tested[name])}
+        row = dict(zip(table, name, strict=True)) | {"wells": len(at), "n_doses": len(tested[name])}
         if name not in curves:
             said = f"too few doses: found {len(tested[name])}, expected at least {min_doses}"
             rows.append(row | {"status": "too few doses", "verdict": said})
@@ -532,5 +534,6 @@ def dose_response(
             | curve._asdict()
             | {"ec50_low": curve.low, "ec50_high": curve.high, "q": q[name], "q_fit": q_fit.get(name, np.nan)}
         )
-    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    columns = [*COLUMNS, *(["stratum"] if "stratum" in screen.obs else [])]
+    table = pd.DataFrame(rows).reindex(columns=columns)
     return table.sort_values(["p", "compound"], ignore_index=True, na_position="last")

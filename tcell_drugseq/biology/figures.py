@@ -267,12 +267,14 @@ def plot_doses(
     """Draw wells, curves and EC50s of the first compounds of the table."""
     (dose, unit), (response, kind) = read_doses(screen), read_response(screen, value)
     control, names = screen.obs["is_control"].to_numpy(bool), screen.obs["compound"].astype(str).to_numpy()
+    strata = screen.obs["stratum"].astype(str).to_numpy() if "stratum" in screen.obs else names
     usable = (dose.notna() & np.isfinite(response)).to_numpy()
     x, y, shown = dose.to_numpy(), response.to_numpy(), table[table["wells"] > 0].head(top)
     fig, axes = new_figure(max(len(shown), 1), ncols=4, height=2.2, sharey=True, sharex=False)
     for ax, row in zip(axes, shown.itertuples(), strict=False):
-        at = usable & ~control & (names == row.compound)
-        _panel(ax, row, x[at], y[at], y[control & usable], kind, unit)
+        here = usable & (strata == str(row.stratum) if "stratum" in shown else True)
+        at = here & ~control & (names == row.compound)
+        _panel(ax, row, x[at], y[at], y[control & here], kind, unit)
     label = "distance to DMSO (controls = 1)" if value == "distance" else label_text(value)
     fig.supxlabel(f"dose, {label_text(unit)}; grey band: control wells, 5 to 95 %", fontsize=9)
     fig.supylabel(label, fontsize=9)

@@ -16,6 +16,7 @@ from ..base.defaults import BiologyConfig, HitConfig, RunConfig
 from ..base.progress import steps
 from ..base.settings import InputError
 from ..data.design import blocks, treatment_of
+from ..latent.hits import best_wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,15 +50,12 @@ def at_best(
     results: AnnData,  # of a run
 ) -> AnnData:  # control wells and the wells of each compound's best treatment; plates are blocks
     """What the biology of a compound is taken from: its best treatment, beside the control wells."""
-    hits, obs = results.uns.get("hits"), blocks(cast(pd.DataFrame, results.obs))
-    if hits is None or "best" not in hits:
-        kept = results if obs is results.obs else results.copy()
-    else:
-        chosen = set(hits["best"].astype(str))
-        at = obs["is_control"].to_numpy(bool) | treatment_of(obs).isin(chosen).to_numpy()
-        kept, obs = results[at].copy(), obs[at]
-    if obs is not results.obs:
-        kept.obs = obs
+    obs = blocks(cast(pd.DataFrame, results.obs))
+    at = obs["is_control"].to_numpy(bool) | best_wells(obs, results.uns.get("hits"))
+    if at.all() and obs is results.obs:
+        return results
+    kept = results[at].copy()
+    kept.obs = obs[at]
     return kept
 
 

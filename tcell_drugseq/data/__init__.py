@@ -13,7 +13,13 @@ import lazy_loader
 # %% ../../nbs/01_data/00_overview.ipynb #8b8c255e
 if TYPE_CHECKING:
     from tcell_drugseq.data.capacity import check_room as check_room
-    from tcell_drugseq.data.design import blocks as blocks, dose_ranks as dose_ranks, treatment_of as treatment_of
+    from tcell_drugseq.data.design import (
+        blocks as blocks,
+        dose_ranks as dose_ranks,
+        less_controls as less_controls,
+        shared_by as shared_by,
+        treatment_of as treatment_of,
+    )
     from tcell_drugseq.data.drafts import LARGE_BUNDLE as LARGE_BUNDLE, draft_bundle as draft_bundle
     from tcell_drugseq.data.examples import example_results as example_results
     from tcell_drugseq.data.figures import plot_plates as plot_plates
@@ -72,7 +78,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["wells", "matrix", "drafts", "reading", "simulate", "examples", "figures", "capacity", "design"],
     submod_attrs={
         "capacity": ["check_room"],
-        "design": ["blocks", "dose_ranks", "treatment_of"],
+        "design": ["blocks", "dose_ranks", "less_controls", "shared_by", "treatment_of"],
         "drafts": ["LARGE_BUNDLE", "draft_bundle"],
         "examples": ["example_results"],
         "figures": ["plot_plates"],

@@ -60,7 +60,7 @@ def _add_calls(results: AnnData, called: Called, ranked: pd.DataFrame) -> None:
     """Add hits, the ranking of compounds, and where there are any treatments and strata."""
     obs = cast(pd.DataFrame, results.obs)
     names = set(obs["compound"][obs["is_control"].to_numpy(bool)].astype(str))
-    results.uns |= {name: table for name, table in called._asdict().items() if table is not None}
+    results.uns.update({name: table for name, table in called._asdict().items() if table is not None})
     results.uns["compounds"] = order_by_hits(ranked, called.hits, names)
 
 

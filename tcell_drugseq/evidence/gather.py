@@ -126,6 +126,7 @@ def add_evidence(
     from tcell_drugseq.importance.checks import check_importance, compound_importance, deletion_curve
     from tcell_drugseq.importance.distance import distance_genes
     from tcell_drugseq.latent.figures import add_maps
+    from tcell_drugseq.latent.hits import best_wells
     from tcell_drugseq.training.crossfit import read_chosen
 
     read = {v.fold.number: v.x for v in views}
@@ -155,7 +156,8 @@ def add_evidence(
         stage("importance by compound", partial(add, "compound_importance", compound_importance, views, screen, target))
     if "hits" in results.uns and len(results.uns["hits"]):
         if views:
-            behind = partial(add, "distance_genes", distance_genes, views, screen, cfg.hits)
+            best = best_wells(cast(pd.DataFrame, results.obs), results.uns["hits"])
+            behind = partial(add, "distance_genes", partial(distance_genes, chosen=best), views, screen, cfg.hits)
             stage("genes behind the distances", behind)
         stage("next plates", partial(plan_next, results, cfg))
     results.uns["verdict"] = decide_claims([Reason(c, "no claim", "the verdict could not be reached") for c in CLAIMS])

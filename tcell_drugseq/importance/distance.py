@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ..base.defaults import HitConfig
+from ..data.design import blocks
 from ..latent.shifts import find_centres, level_plates, shift_wells, smallest_unit
 from ..model.network import MultiTaskModel
 
@@ -63,12 +64,14 @@ def _sums(values: np.ndarray, code: np.ndarray) -> np.ndarray:
     return total
 
 
-def _fold_parts(view: FoldModel, screen: AnnData, asked: np.ndarray, cfg: HitConfig) -> tuple[pd.DataFrame, ...]:
+def _fold_parts(
+    view: FoldModel, screen: AnnData, asked: np.ndarray, chosen: np.ndarray, cfg: HitConfig
+) -> tuple[pd.DataFrame, ...]:
     """Of the compounds of one fold: share of each gene in the distance and sum of its changes, compounds x genes."""
-    obs = cast(pd.DataFrame, screen.obs)
+    obs = blocks(cast(pd.DataFrame, screen.obs))
     at = np.flatnonzero(~view.fold.seen & (obs["is_control"].to_numpy(bool) | asked & view.fold.test))
     latent, genes, spread = _shifts(view, at, obs.iloc[at], cfg)
-    mine = asked[at] & np.isfinite(latent / spread[:, None]).all(axis=1)
+    mine = chosen[at] & np.isfinite(latent / spread[:, None]).all(axis=1)
     latent, genes, spread, at = latent[mine], genes[mine], spread[mine, None], at[mine]
     code, names = pd.factorize(obs["compound"].astype(str).to_numpy()[at])
     total = _sums(latent / spread, code)
@@ -86,6 +89,7 @@ def distance_genes(
     screen: AnnData,  # obs with compound, is_control, and plate and batch where known
     cfg: HitConfig = HitConfig(),  # centre_controls
     top: int = 20,  # genes of each compound
+    chosen: np.ndarray | None = None,  # (N,) bool, the wells taken for each compound; None: all of them
 ) -> pd.DataFrame:  # COLUMNS; by compound, largest |share| first; change: mean over the wells, in units of X
     """The genes whose change carries a compound away from DMSO, out of fold.
 
@@ -96,11 +100,12 @@ def distance_genes(
     asked = ~obs["is_control"].to_numpy(bool)
     if asked.all():
         return pd.DataFrame(columns=list(COLUMNS))
+    taken = asked if chosen is None else chosen
     shares, changes = (
-        pd.concat(found) for found in zip(*(_fold_parts(v, screen, asked, cfg) for v in views), strict=True)
+        pd.concat(found) for found in zip(*(_fold_parts(v, screen, asked, taken, cfg) for v in views), strict=True)
     )
     share = shares.groupby(level=0).mean()
-    change = changes.groupby(level=0).sum().div(obs["compound"][asked].astype(str).value_counts(), axis=0)
+    change = changes.groupby(level=0).sum().div(obs["compound"][taken].astype(str).value_counts(), axis=0)
     parts = [pd.DataFrame(columns=list(COLUMNS))]
     for compound, row in share.iterrows():
         first = row[row != 0].abs().nlargest(top, keep="first").index

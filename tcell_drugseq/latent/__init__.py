@@ -30,7 +30,14 @@ if TYPE_CHECKING:
         plot_latent as plot_latent,
         plot_layout as plot_layout,
     )
-    from tcell_drugseq.latent.hits import compound_hits as compound_hits, fold_hits as fold_hits
+    from tcell_drugseq.latent.hits import (
+        Called as Called,
+        best_wells as best_wells,
+        call_compounds as call_compounds,
+        call_folds as call_folds,
+        compound_hits as compound_hits,
+        fold_hits as fold_hits,
+    )
     from tcell_drugseq.latent.next_plates import (
         layout_efficiency as layout_efficiency,
         next_layout as next_layout,
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
         shift_wells as shift_wells,
         smallest_unit as smallest_unit,
     )
+    from tcell_drugseq.latent.treatments import heterogeneity as heterogeneity
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -70,9 +78,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "plot_latent",
             "plot_layout",
         ],
-        "hits": ["compound_hits", "fold_hits"],
+        "hits": ["Called", "best_wells", "call_compounds", "call_folds", "compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["compound_p_values", "smallest_p_values"],
+        "treatments": ["heterogeneity"],
         "shifts": ["control_distances", "find_centres", "level_plates", "shift_wells", "smallest_unit"],
     },
 )

@@ -29,7 +29,7 @@ from ..training.folds import Fold
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SEARCHED', 'ACROSS', 'Measured', 'shift_intervals', 'measure_compounds', 'measure_treatments', 'resample',
-           'reasons_against', 'Called', 'call_compounds', 'compound_hits', 'call_folds', 'fold_hits']
+           'reasons_against', 'Called', 'call_compounds', 'compound_hits', 'best_wells', 'call_folds', 'fold_hits']
 
 # %% ../../nbs/04_latent/05_hits.ipynb #b2b86502
 class Measured(NamedTuple):
@@ -261,7 +261,7 @@ def _describe_treatments(table: pd.DataFrame, obs: pd.DataFrame) -> pd.DataFrame
     table = table.rename(columns={"compound": "treatment"}).join(known, on="treatment")
     for place, name in enumerate(about, start=2):
         table.insert(place, name, table.pop(name))
-    table.insert(table.columns.get_loc("hit"), "active", active_treatments(table))
+    table.insert(list(table).index("hit"), "active", active_treatments(table))
     return table.drop(columns=["rank_low", "rank_high"])
 
 
@@ -305,7 +305,9 @@ def _call(jobs: list[_Job], obs: pd.DataFrame, against: dict[str, str], lost: pd
     pairs = [measure_treatments(z[at], obs[at], a if a is None else a[at], cfg) for z, a, at in jobs]
     owner = obs["compound"].astype(str).groupby(treatment_of(obs)).first()
     for part in (part for pair in pairs for part in pair if part is not None):
-        part.table["against"] = [against.get(c, against.get(owner.get(c, c), "")) for c in part.table.index]
+        part.table["against"] = [
+            against.get(c) or against.get(str(owner.get(c, c)), "") for c in map(str, part.table.index)
+        ]
     hits = _finish([*(pair[0] for pair in pairs), _unjudged(lost)], cfg)
     if "treatment" not in obs:
         return Called(hits, _describe_treatments(hits, obs))
@@ -320,8 +322,8 @@ def _call(jobs: list[_Job], obs: pd.DataFrame, against: dict[str, str], lost: pd
     if "stratum" not in obs:
         return Called(hits, treatments)
     strata = []
-    for name, wells in obs.groupby(obs["stratum"].astype(str)).indices.items():
-        here = np.isin(np.arange(len(obs)), wells)
+    for name in sorted(set(obs["stratum"].astype(str))):
+        here = (obs["stratum"].astype(str) == name).to_numpy()
         asked = here & ~obs["is_control"].to_numpy(bool)
         inside = [(z, a, at & here) for z, a, at in jobs if (at & asked).any()]
         missing = lost[lost["stratum"].astype(str) == name].drop(columns="stratum")
@@ -352,6 +354,17 @@ def compound_hits(
 ) -> pd.DataFrame:  # COLUMNS; one row per compound, farthest first; distance 1: as far as DMSO wells
     """Distance, p, q, agreement, direction and rank of each compound, and why it can't be called where it can't."""
     return call_compounds(z, obs, activation, cfg).hits
+
+# %% ../../nbs/04_latent/05_hits.ipynb #d860d511
+def best_wells(
+    obs: pd.DataFrame,  # (N,) compound, is_control, and treatment where compounds have several
+    hits: pd.DataFrame | None,  # of `call_compounds` or `call_folds`
+) -> np.ndarray:  # (N,) bool; all treated wells where compounds have one treatment, or nothing is called
+    """The wells of each compound's best treatment."""
+    treated = ~obs["is_control"].to_numpy(bool)
+    if hits is None or "best" not in hits:
+        return treated
+    return treated & treatment_of(obs).isin(set(hits["best"].astype(str))).to_numpy()
 
 # %% ../../nbs/04_latent/05_hits.ipynb #98911ce7
 def _out_of_fold(
@@ -391,8 +404,9 @@ def call_folds(
     asked = ~control & (home > 0)
     told = activation or {fold.number: None for fold in folds}
     if pd.Series(home[asked]).groupby(compound[asked]).nunique().gt(1).any():  # folds cut through compounds
-        said = activation and np.sum([np.where(home == n, values, 0) for n, values in activation.items()], axis=0)
-        jobs = [(_out_of_fold(latents, obs, folds, home, cfg), said, home > 0)]
+        own = [np.where(home == n, values, 0) for n, values in (activation or {}).items()]
+        said = np.sum(own, axis=0) if own else None
+        jobs: list[_Job] = [(_out_of_fold(latents, obs, folds, home, cfg), said, home > 0)]
     else:
         new = {f.number: ~f.seen & (control | (home == f.number)) for f in folds}
         jobs = [(latents[n], told[n], at) for n, at in new.items() if (asked & at).any()]

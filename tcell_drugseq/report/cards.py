@@ -14,6 +14,7 @@ import pandas as pd
 from ..base.settings import InputError
 from ..biology.dose import read_doses
 from ..biology.enrichment import compound_signatures
+from ..biology.gather import at_best
 from ..biology.signatures import gene_replication
 from ..data.wells import row_numbers
 from ..latent.figures import latent_coordinates
@@ -197,8 +198,9 @@ def card_data(
     place = {name: i for i, name in enumerate(names)}
     tables = {key: _by_compound(uns.get(key)) for key in _TABLES}
     try:
-        signatures = compound_signatures(results)
-        alike = _nearest(signatures, gene_replication(results), place)
+        compared = at_best(results)
+        signatures = compound_signatures(compared)
+        alike = _nearest(signatures, gene_replication(compared), place)
     except InputError:  # fewer than two control wells to compare with
         signatures, alike = pd.DataFrame(), {}
     changed, genes, cards = tables["differential"], [str(gene) for gene in results.var_names], []
