@@ -250,9 +250,7 @@ _HITS = (
             Column(
                 "best", "the treatment with the largest distance; distance, shift and agreement are those of its wells"
             ),
-            Column(
-                "lowest_dose", "lowest dose that acts, from the best one down without a gap; empty: none", "as given"
-            ),
+            Column("lowest_dose", "of a hit: lowest dose that acts, from the best one down without a gap", "as given"),
             Column("p_best", "p of the largest distance of all treatments, the search paid for", "0 to 1"),
             Column("p_trend", "p of a trend over doses (without doses: of all wells together), over strata", "0 to 1"),
             Column("strata", "strata in which the compound was judged; only where the screen has strata"),
@@ -277,7 +275,7 @@ _HITS = (
             _P,
             Column("q", "false discovery rate over all treatments (Benjamini and Hochberg, 1995)", "0 to 1"),
             Column(
-                "active", "True: reached from the best dose of its compound and stratum without a gap, by p below 0.05"
+                "active", "True: of a hit, and reached from its best dose in the stratum without a gap, by p below 0.05"
             ),
             _HIT,
             _DIRECTION,
@@ -318,7 +316,7 @@ _HITS = (
             _WHY_NOT,
             Column("treatments", "doses of the compound in the stratum"),
             Column("best", "the treatment with the largest distance"),
-            Column("lowest_dose", "lowest dose that acts in this stratum; empty: none", "as given"),
+            Column("lowest_dose", "of a hit: lowest dose that acts in this stratum", "as given"),
             Column("p_best", "p of the largest distance of all doses, the search paid for", "0 to 1"),
             Column("p_trend", "p of a trend over doses", "0 to 1"),
         ),

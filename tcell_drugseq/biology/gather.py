@@ -142,7 +142,7 @@ def _count_changed(results: AnnData, found: pd.DataFrame, looked: list[str], cfg
         r: changed_by_chance(results, int(r), cfg.hits.hit_seed) for r in table["wells"][known].value_counts().index[:3]
     }
     table["genes_by_chance"] = table["wells"].map(chance).where(known)
-    table["moves_genes"] = (table["genes_changed"] > table["genes_by_chance"]).where(table["genes_by_chance"].notna())
+    table["moves_genes"] = table["genes_changed"] > table["genes_by_chance"]
     return table
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from ..audit.run import all_audits
 from ..base.defaults import HitConfig
 from ..base.findings import CLAIMS, ON_DISTANCES, ON_TARGETS, STATUS
-from ..data.design import treatment_of
+from ..data.design import blocks, treatment_of
 from ..data.matrix import LABEL, rank_r, target_values, varies
 from .baselines import BASELINES, NOT_PREDICTED, Baseline
 from .compare import groups_left_out, intraclass_correlation
@@ -148,6 +148,9 @@ def weigh_alone(
     return [*found, Reason("prediction", "limited", said, "no baselines were fitted", "run with baselines")]
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #11130e1f
+_FAR = 0.9  # wells beyond this quantile of the distance are far out
+
+
 def _replicated(wells: pd.DataFrame) -> pd.Series:
     """What wells are replicates of: their treatment; their compound where fewer than three treatments have two."""
     treatment = treatment_of(wells)
@@ -169,21 +172,28 @@ def replicate_agreement(
     size = np.bincount(code) if kept.any() else np.zeros(0)
     if len(size) < 3:
         return math.nan, math.nan
-    rng, found = np.random.default_rng(seed), float(intraclass_correlation(distance, code))
-    order, by_chance = np.argsort(plate, kind="stable"), np.empty(draws)
+    far = distance >= np.quantile(distance, _FAR)
+
+    def measures(places: np.ndarray) -> tuple[float, int]:
+        each = np.bincount(code[far[places]])
+        return float(intraclass_correlation(distance[places], code)), int((each * (each - 1)).sum())
+
+    rng, found = np.random.default_rng(seed), measures(np.arange(len(code)))
+    order, by_chance = np.argsort(plate, kind="stable"), np.empty((draws, 2))
     for i in range(draws):
-        mixed = np.empty_like(distance)
-        mixed[order] = distance[np.lexsort([rng.random(len(plate)), plate])]
-        by_chance[i] = intraclass_correlation(mixed, code)
-    return found, float((1 + (by_chance >= found).sum()) / (1 + draws))
+        mixed = np.empty_like(order)
+        mixed[order] = np.lexsort([rng.random(len(plate)), plate])
+        by_chance[i] = measures(mixed)
+    p = (1 + (by_chance >= np.array(found)).sum(axis=0)) / (1 + draws)
+    return found[0], min(1.0, 2 * float(p.min()))
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #401c7709
 _ENOUGH = 6  # compounds with replicates, for a p-value of their agreement to say anything
 
 
-def _weigh_agreement(obs: pd.DataFrame) -> list[Reason]:
+def _weigh_agreement(obs: pd.DataFrame, called: bool) -> list[Reason]:
     """Whether the order of compounds repeats from well to well."""
-    icc, p = replicate_agreement(obs)
+    icc, p = replicate_agreement(blocks(obs))
     wells = obs[~obs["is_control"] & obs["dist_relative"].notna()]
     n = int((_replicated(wells).value_counts() > 1).sum())
     against = ("too few compounds have replicates", "two wells or more of each compound")
@@ -197,7 +207,8 @@ def _weigh_agreement(obs: pd.DataFrame) -> list[Reason]:
     if p > 0.05:
         said = f"wells of one compound agree on their distance no better than wells of different compounds {figures}"
         apart = ("replicates don't agree", "more replicates, or stronger doses")
-        return [Reason(c, "no claim", said, *apart) for c in ON_DISTANCES]
+        of_hits = "limited" if called else "no claim"  # a hit has a p of its own
+        return [Reason(c, of_hits if c == "hits" else "no claim", said, *apart) for c in ON_DISTANCES]
     return [Reason("ranking", "claim", f"wells of one compound agree on their distance {figures}")]
 
 
@@ -251,7 +262,8 @@ def weigh_distances(
         return [Reason(c, "no claim", why, *against) for c in ON_DISTANCES]
     treated = ~obs["is_control"].to_numpy()
     rho = rank_r(depth[treated], obs["dist_relative"][treated])
-    reasons = [*_weigh_agreement(obs), *_weigh_calls(results.uns["hits"], cfg)]
+    hits = results.uns["hits"]
+    reasons = [*_weigh_agreement(obs, bool(hits["hit"].any())), *_weigh_calls(hits, cfg)]
     if abs(rho) >= DEPTH_LIMIT:
         status = "no claim" if abs(rho) >= DEPTH_NO else "limited"
         said = f"distance to DMSO follows sequencing depth (rank correlation {rho:.2f})"

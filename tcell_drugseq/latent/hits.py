@@ -254,14 +254,15 @@ SEARCHED = ("treatments", "best", "lowest_dose", "p_best", "p_trend")  # beside 
 ACROSS = ("strata", "strata_moved", "i2", "p_differ")  # beside these, where there are strata
 
 
-def _describe_treatments(table: pd.DataFrame, obs: pd.DataFrame) -> pd.DataFrame:
-    """Treatments with their compound, dose and stratum, and whether they are active."""
+def _describe_treatments(table: pd.DataFrame, obs: pd.DataFrame, hits: pd.DataFrame) -> pd.DataFrame:
+    """Treatments with their compound, dose and stratum, and whether they are active: of compounds that are called."""
     about = [name for name in ("compound", "dose", "stratum") if name in obs]
     known = obs[about].astype({"compound": str}).groupby(treatment_of(obs)).first()
     table = table.rename(columns={"compound": "treatment"}).join(known, on="treatment")
     for place, name in enumerate(about, start=2):
         table.insert(place, name, table.pop(name))
-    table.insert(list(table).index("hit"), "active", active_treatments(table))
+    called = table["compound"].isin(hits["compound"][hits["hit"]])
+    table.insert(list(table).index("hit"), "active", called & active_treatments(table))
     return table.drop(columns=["rank_low", "rank_high"])
 
 
@@ -310,13 +311,13 @@ def _call(jobs: list[_Job], obs: pd.DataFrame, against: dict[str, str], lost: pd
         ]
     hits = _finish([*(pair[0] for pair in pairs), _unjudged(lost)], cfg)
     if "treatment" not in obs:
-        return Called(hits, _describe_treatments(hits, obs))
+        return Called(hits, _describe_treatments(hits, obs, hits))
     treatments = _finish(
         [*(pair[1] for pair in pairs if pair[1] is not None), _unjudged(lost.assign(compound=treatment_of(lost)))],
         cfg,
         "treatments",
     )
-    treatments = _describe_treatments(treatments, obs)
+    treatments = _describe_treatments(treatments, obs, hits)
     found = pd.concat([pair[0].table for pair in pairs])
     hits = hits.join(_searched(treatments, found), on="compound")
     if "stratum" not in obs:
