@@ -2318,6 +2318,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'tcell_drugseq/report/cards.py'),
                                             'tcell_drugseq.report.cards._sets': ( '10_report/cards.html#_sets',
                                                                                   'tcell_drugseq/report/cards.py'),
+                                            'tcell_drugseq.report.cards._treatments': ( '10_report/cards.html#_treatments',
+                                                                                        'tcell_drugseq/report/cards.py'),
                                             'tcell_drugseq.report.cards._volcano': ( '10_report/cards.html#_volcano',
                                                                                      'tcell_drugseq/report/cards.py'),
                                             'tcell_drugseq.report.cards._wells': ( '10_report/cards.html#_wells',

@@ -135,7 +135,24 @@ def _of_hits(row: pd.Series) -> dict[str, Any]:
     """What `hits.csv` says of one compound."""
     found = {name: _round(row[name]) for name in _HIT}
     found |= {name: int(row[name]) for name in ("rank", "rank_low", "rank_high", "wells")}
-    return found | {"hit": bool(row["hit"]), "direction": str(row["direction"]), "against": str(row["why_not"])}
+    found |= {"hit": bool(row["hit"]), "direction": str(row["direction"]), "against": str(row["why_not"])}
+    if "best" in row:
+        found |= {"best": str(row["best"]), "lowest": _round(row["lowest_dose"])}
+    if "strata" in row:
+        found |= {"strata": [int(row["strata_moved"]), int(row["strata"])], "differ": _round(row["p_differ"])}
+    return found
+
+
+def _treatments(part: pd.DataFrame) -> list[dict[str, Any]]:
+    """The treatments of one compound by stratum and dose, where it has several."""
+    keys = [name for name in ("stratum", "dose") if name in part]
+    shown = part.sort_values(keys) if keys else part
+    return [
+        {name: str(row[name]) for name in ("treatment", "direction", *keys[:-1])}
+        | {name: _round(row.get(name)) for name in ("dose", "distance", "p", "q", "genes_changed", "genes_by_chance")}
+        | {"wells": int(row["wells"]), "active": bool(row["active"])}
+        for _, row in shown.iterrows()
+    ]
 
 
 def _sets(part: pd.DataFrame) -> list[list]:
@@ -171,6 +188,8 @@ def _card(name: str, tables: dict[str, dict[str, pd.DataFrame]]) -> dict[str, An
     card: dict[str, Any] = {"name": name}
     if "hits" in mine:
         card |= _of_hits(mine["hits"].iloc[0])
+    if "treatments" in mine and len(mine["treatments"]) > 1:
+        card["treatments"] = _treatments(mine["treatments"])
     if "compound_kinds" in mine:
         card |= {key: str(mine["compound_kinds"][key].iloc[0]) for key in ("kind", "because")}
     if "compound_enrichment" in mine:
@@ -183,7 +202,15 @@ def _card(name: str, tables: dict[str, dict[str, pd.DataFrame]]) -> dict[str, An
 
 
 _FARTHEST = 1_500  # compounds whose cards have genes; hits have them anyway
-_TABLES = ("hits", "compound_kinds", "compound_enrichment", "differential", "distance_genes", "dose_response")
+_TABLES = (
+    "hits",
+    "treatments",
+    "compound_kinds",
+    "compound_enrichment",
+    "differential",
+    "distance_genes",
+    "dose_response",
+)
 
 
 def card_data(

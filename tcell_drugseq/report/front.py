@@ -109,6 +109,12 @@ GLOSSARY = {
         "hits.csv."
     ),
     "well distance": "The same of a single well; 1 is the mean of DMSO wells. Latent_Relative of latent_scores.csv.",
+    "treatment": (
+        "A compound at one dose, and in one stratum (donor, cell type, stimulation, time) where there are several. "
+        "Its wells are replicates of each other. A compound is called from all its treatments, and its p pays for the "
+        "search; what is said of its genes is said of its best treatment, the farthest from DMSO. Rows of "
+        "treatments.csv."
+    ),
     "p": (
         "How often as many wells drawn from DMSO wells and the compound's own lie as far by chance. It can't be "
         "smaller than one over the number of such draws, so two wells of a compound have a smallest p."

@@ -171,6 +171,15 @@
     return part("Gene sets", note("NES: how far the set lies from random sets; p and q over wells; this q is over all sets, the one that names the kind over those few that may."), rowsOf([["gene set"], ["NES", 1], ["p", 1], ["q", 1]], card.sets.map(([set, , nes, p, q]) => [words(set), number(nes, 1), chance(p), chance(q)])));
   }
 
+  function treatments(card, unit) {
+    const rows = card.treatments, strata = new Set(rows.map((row) => row.stratum)).size > 1, genes = rows.some((row) => known(row.genes_changed));
+    const heads = [...(strata ? [["stratum"]] : []), [unit ? `dose, ${unit}` : "dose", 1], ["distance", 1], ["p", 1], ["acts"], ["activation"], ...(genes ? [["changed genes", 1]] : [])];
+    const chance95 = rows.map((row) => row.genes_by_chance).find(known);
+    const said = genes && known(chance95) ? ` By chance DMSO wells change up to ${number(chance95, 0)} genes.` : "";
+    return part("Dose by dose", note(`p of each treatment by itself. The p of the compound pays for having looked at all of them.${said}`),
+      rowsOf(heads, rows.map((row) => [...(strata ? [row.stratum] : []), known(row.dose) ? String(row.dose) : row.treatment, number(row.distance), chance(row.p), row.active ? "yes" : "–", row.direction === "none" ? "–" : row.direction, ...(genes ? [known(row.genes_changed) ? number(row.genes_changed, 0) : "–"] : [])])));
+  }
+
   // ---- the card itself
   function fill(dialog, values, place) {
     const { wells, cards } = values, card = cards[place];
@@ -182,12 +191,14 @@
       return button;
     };
     const facts = [["distance", number(card.distance)], ["rank", known(card.rank) ? `${card.rank} of ${cards.length} (${card.rank_low} to ${card.rank_high})` : null], ["p", chance(card.p)], ["q", chance(card.q)],
-      [values.by ? `shift of ${values.by}` : "shift", known(card.shift) ? `${number(card.shift)} (${number(card.low)} to ${number(card.high)})` : null], ["agreement of its wells", known(card.agreement) ? number(card.agreement) : null], ["wells", String(own.length)]];
+      [values.by ? `shift of ${values.by}` : "shift", known(card.shift) ? `${number(card.shift)} (${number(card.low)} to ${number(card.high)})` : null], ["agreement of its wells", known(card.agreement) ? number(card.agreement) : null], ["wells", String(own.length)], ["best treatment", card.best ?? null], ["acts from dose", known(card.lowest) ? `${card.lowest} ${wells.unit ?? ""}` : null],
+      ["strata in which it moves the cells", card.strata ? `${card.strata[0]} of ${card.strata[1]}${known(card.differ) && card.differ < 0.05 ? ", which differ" : ""}` : null]];
     const called = card.hit === undefined ? null : card.hit ? (values.claim === "no claim" ? "By p-values alone it would be a hit, but no hit may be claimed on this screen." : values.claim === "limited" ? "A hit, with the limits that stand on the first screen." : "A hit.") : `Not a hit${card.against ? `: ${card.against}` : known(card.q) ? `: q is ${chance(card.q)}` : ""}.`;
     const floor = known(card.smallest_q) && card.smallest_q > 0.05 && known(card.q) ? ` With ${own.length} wells a lone compound can't reach a q below ${chance(card.smallest_q)}; others with a small p bring it down.` : "";
     const grid = make("div", { class: "grid" });
     if (wells.row) grid.append(part("Its wells", plates(wells, own), note("Orange: its wells; blue: DMSO.")));
     if (wells.distance) grid.append(part("Distance of its wells", strip(wells, own, controls)));
+    if (card.treatments) grid.append(treatments(card, wells.unit));
     if (card.dose && wells.dose) grid.append(part("Dose", card.dose.status === "too few doses" ? null : doses(card, wells, own, controls), note(`${card.dose.verdict}.`)));
     if (card.volcano) grid.append(part("Every gene", volcano(card, values.genes), card.volcano.gene.length < card.volcano.tested ? note(`${card.volcano.gene.length.toLocaleString("en")} of ${card.volcano.tested.toLocaleString("en")} genes are drawn: all with p < 0.01, and some of the others.`) : null));
     if (card.sets) grid.append(sets(card));
