@@ -134,7 +134,7 @@ def ridge_path(
     values, vectors = np.linalg.eigh(own.T @ own)
     penalties = max((own**2).sum() / len(x), 1e-9) * np.logspace(-3, 3, 13)
     weights = (vectors.T @ (own.T @ (y - mean))) / (values.clip(0) + penalties[:, None])[..., None]  # (13, R, T)
-    return mean + ((new - centre) @ vectors) @ weights
+    return mean + (new - centre) @ (vectors @ weights)
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #3f10f3a2
 def logistic_path(
@@ -196,18 +196,21 @@ def fit_kernel(
 
     own, other, mean = apart(x), apart(new), y.mean(axis=0)
     median, away = max(np.median(own[np.triu_indices(len(x), 1)]), 1e-9), y - mean
-    best, answer = np.full(y.shape[1], np.inf), np.tile(mean, (len(new), 1))
+    best, answer, every = np.full(y.shape[1], np.inf), np.tile(mean, (len(new), 1)), np.arange(y.shape[1])
     for width in (0.25, 1, 4):
         values, vectors = np.linalg.eigh(np.exp(-own / (width * median)))
         inner, values = vectors.T @ away, values.clip(0)
-        to_new = np.exp(-other / (width * median)) @ vectors
-        for penalty in np.logspace(-3, 2, 11):
-            share = (values / (values + penalty))[:, None]
-            leverage = vectors**2 @ share + 1 / len(x)
-            error = (((away - vectors @ (share * inner)) / (1 - leverage).clip(1e-6)) ** 2).mean(axis=0)
-            better = error < best
-            best = np.where(better, error, best)
-            answer[:, better] = mean[better] + to_new @ (inner[:, better] / (values + penalty)[:, None])
+        weight = 1 / (values[:, None] + np.logspace(-3, 2, 11))  # (n, 11)
+        share = values[:, None] * weight
+        leverage = vectors**2 @ share + 1 / len(x)
+        left = away[:, None] - np.tensordot(vectors, share[..., None] * inner[:, None], 1)  # (n, 11, T)
+        error = ((left / (1 - leverage).clip(1e-6)[..., None]) ** 2).mean(axis=0)
+        least = error.argmin(axis=0)
+        better = error[least, every] < best
+        if better.any():
+            best[better] = error[least, every][better]
+            dual = vectors @ (inner * weight[:, least])[:, better]
+            answer[:, better] = mean[better] + np.exp(-other / (width * median)) @ dual
     return answer
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #65e36ee3

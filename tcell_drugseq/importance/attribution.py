@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.crossfit import FoldModel
 
 # %% auto #0
-__all__ = ['resolve_target', 'pick_output', 'gradient_x_input', 'dmso_baseline', 'integrated_gradients']
+__all__ = ['resolve_target', 'pick_output', 'ask_target', 'gradient_x_input', 'dmso_baseline', 'integrated_gradients']
 
 # %% ../../nbs/05_importance/01_attribution.ipynb #cfbf1480
 def resolve_target(
@@ -58,6 +58,15 @@ def pick_output(
     assert out.scores is not None  # `resolve_target` names a score only where they are predicted
     return out.scores[:, model.tasks.scores.index(target)]
 
+# %% ../../nbs/05_importance/01_attribution.ipynb #60f427fb
+def ask_target(
+    model: MultiTaskModel,
+    x: torch.Tensor,  # (B, G)
+    target: str,  # from `resolve_target`
+) -> torch.Tensor:  # (B,)
+    """What the model says of one target."""
+    return pick_output(model, model(x, target), target)
+
 # %% ../../nbs/05_importance/01_attribution.ipynb #f3995924
 def gradient_x_input(
     model: MultiTaskModel,
@@ -71,7 +80,7 @@ def gradient_x_input(
     sums = torch.zeros(3, len(model.genes), dtype=torch.float64)
     for part in blocks(x, batch_size):
         part = part.to(model.mean.device).requires_grad_()
-        (grad,) = torch.autograd.grad(pick_output(model, model(part), target).sum(), part)
+        (grad,) = torch.autograd.grad(ask_target(model, part, target).sum(), part)
         product = (part * grad).detach().double().cpu()
         sums += torch.stack([product.abs().sum(0), product.sum(0), grad.double().cpu().sum(0)])
     sums[2] *= model.std.double().cpu()
@@ -113,7 +122,7 @@ def integrated_gradients(
     start = torch.as_tensor(np.asarray(baseline), dtype=torch.float32, device=device)[None]
 
     def ask(v: torch.Tensor) -> torch.Tensor:
-        return pick_output(model, model(v), target)
+        return ask_target(model, v, target)
 
     method = IntegratedGradients(ask)
     parts = [method.attribute(w, start, n_steps=steps, internal_batch_size=64).detach() for w in wells.split(64)]

@@ -18,10 +18,10 @@ from ..base.findings import judge
 from ..base.settings import InputError
 from ..data.matrix import LABEL, rank_r, sample_wells, settle, target_values, varies
 from tcell_drugseq.importance.attribution import (
+    ask_target,
     dmso_baseline,
     gradient_x_input,
     integrated_gradients,
-    pick_output,
     resolve_target,
 )
 from ..model.network import LEAST_RELEVANCE, MultiTaskModel
@@ -131,7 +131,7 @@ def _predict_without(
         changed[:, order[:size]] = zero[order[:size]]
         with torch.no_grad():
             wells = torch.as_tensor(changed, dtype=torch.float32, device=view.model.mean.device).split(64)
-            parts = [pick_output(view.model, view.model(w), target) for w in wells]
+            parts = [ask_target(view.model, w, target) for w in wells]
         found[i, j] = torch.cat(parts).double().cpu().numpy()
     return found
 
@@ -229,7 +229,7 @@ def _explain_fold(
         at = sample_wells(view.fold.seen, 4 * wells, rng)
         with torch.no_grad():
             read = torch.as_tensor(view.x[at], dtype=torch.float32, device=view.model.mean.device)
-            y[at] = pick_output(view.model, view.model(read), target).cpu().numpy()
+            y[at] = ask_target(view.model, read, target).cpu().numpy()
     effect, size = own["effect_per_sd"].to_numpy(), own["effect_per_sd"].abs()
     return effect, {
         "missed": error,

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,6 +36,42 @@ class GeneTokens(nn.Module):
         return self.bias + x[..., None] * self.weight
 
 # %% ../../nbs/02_model/02_encoders.ipynb #9c76b74b
+class _ReadGenes(torch.autograd.Function):
+    """`read_genes` with its gradient by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, alpha: Any, beta: Any, value: Any, slope: Any) -> torch.Tensor:
+        at = x[..., None, :]  # (B, 1, G) or (R, B, 1, G)
+        p = torch.addcmul(alpha[:, None], beta[:, None], at).softmax(-1)  # (R, B, M, G)
+        r, b, m, g = p.shape
+        px = p * at
+        o = torch.baddbmm(p.view(r, b * m, g) @ value, px.view(r, b * m, g), slope)
+        ctx.save_for_backward(x, beta, value, slope, p, px, o)
+        return o.view(r, b, m, -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, beta, value, slope, p, px, o = ctx.saved_tensors
+        r, b, m, g = p.shape
+        grad = grad_outputs[0].reshape(r, b * m, -1).to(p.dtype)  # of lower precision under autocast
+        middle = (grad * o).sum(-1).view(r, b, m, 1)  # what the softmax takes away
+        of_alpha, of_beta, of_value, of_slope = (torch.empty_like(t) for t in (beta, beta, value, slope))
+        of_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        for k in range(r):  # one head at a time stays in the cache
+            own, at = grad[k], (x if x.ndim == 2 else x[k])[:, None]
+            torch.mm(p[k].view(b * m, g).T, own, out=of_value[k])
+            torch.mm(px[k].view(b * m, g).T, own, out=of_slope[k])
+            by_slope = (own @ slope[k].T).view(b, m, g)
+            logit = (own @ value[k].T).view(b, m, g).addcmul_(by_slope, at).sub_(middle[k]).mul_(p[k])
+            torch.sum(logit, 0, out=of_alpha[k])
+            if of_x is not None:
+                to = of_x if x.ndim == 2 else of_x[k]
+                to += by_slope.mul_(p[k]).addcmul_(logit, beta[k]).sum(1)
+            torch.sum(logit.mul_(at), 0, out=of_beta[k])
+        return of_x, of_alpha, of_beta, of_value, of_slope
+
+
 def read_genes(
     x: torch.Tensor,  # (B, G) expression, or (R, B, G) where each head reads wells of its own
     alpha: torch.Tensor,  # (R, M, G) logit of each gene at zero
@@ -43,11 +80,7 @@ def read_genes(
     slope: torch.Tensor,  # (R, G, Dh) what its value adds
 ) -> torch.Tensor:  # (R, B, M, Dh) what each query of each head read
     """Cross-attention to gene tokens in closed form: exact, linear in genes, no token materialised."""
-    x = x[..., None, :]  # (B, 1, G) or (R, B, 1, G)
-    p = torch.addcmul(alpha[:, None], beta[:, None], x).softmax(-1)  # (R, B, M, G)
-    r, b, m, g = p.shape
-    o = torch.baddbmm(p.view(r, b * m, g) @ value, (p * x).view(r, b * m, g), slope)
-    return o.view(r, b, m, -1)
+    return cast(torch.Tensor, _ReadGenes.apply(x, alpha, beta, value, slope))
 
 # %% ../../nbs/02_model/02_encoders.ipynb #f3176315
 class MemberLinear(nn.Module):
@@ -140,7 +173,7 @@ def drop_out(
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None, generator=draws_on(x.device))
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= least
-    return x * kept * (256 / (256 - least))
+    return (x * kept).mul_(256 / (256 - least))
 
 # %% ../../nbs/02_model/02_encoders.ipynb #751bc69c
 class MixingLayer(nn.Module):

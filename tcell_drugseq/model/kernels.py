@@ -69,15 +69,20 @@ class KernelAnswer(nn.Module):
     def forward(
         self,
         scaled: torch.Tensor,  # (B, G) z-scores of the genes
+        wanted: torch.Tensor | None = None,  # (T,) bool: targets that are answered, the others by their mean
+        members: slice = slice(None),  # that are asked
     ) -> torch.Tensor:  # (E, B, T)
-        at = scaled @ self.axes  # (E, B, C)
-        squares = at.square().sum(-1, keepdim=True) + self.wells.square().sum(-1)[:, None]
-        apart = (squares - 2 * at @ self.wells.mT).clamp_min(0)  # (E, B, N)
-        said = [
-            (-apart / width[:, None, None]).exp() @ dual[..., None]
-            for width, dual in zip(self.width.T, self.dual.unbind(-1), strict=True)
-        ]
-        return torch.cat(said, -1) + self.bias
+        axes, wells, dual, width, bias = (t[members] for t in (self.axes, self.wells, self.dual, self.width, self.bias))
+        at = scaled @ axes  # (E, B, C)
+        squares = at.square().sum(-1, keepdim=True) + wells.square().sum(-1)[:, None]
+        apart = (squares - 2 * at @ wells.mT).clamp_min(0)  # (E, B, N)
+        said = bias.repeat(1, len(scaled), 1)
+        widths, which = width.unique(dim=1, return_inverse=True)
+        for k, one in enumerate(widths.T):
+            to = which == k if wanted is None else (which == k) & wanted
+            if to.any():
+                said[..., to] += (-apart / one[:, None, None]).exp() @ dual[..., to]
+        return said
 
 # %% ../../nbs/02_model/03_kernels.ipynb #6d69b5a9
 class ClosedForms(nn.Module):
@@ -114,29 +119,35 @@ class ClosedForms(nn.Module):
         """The network's answer to the label, its confidence corrected."""
         return (self.label_gain * logit + self.label_shift).sigmoid()
 
-    def answers(
-        self,
-        scaled: torch.Tensor,  # (B, G) z-scores of the genes
-        network: torch.Tensor,  # (B, T) what the network says: scores, activation, probability of the label
-    ) -> list[torch.Tensor]:  # (B, T) each, in the order of ANSWERS, means of the members
-        """All answers to all targets; logistic regression repeats the network for all but the label."""
-        n_targets = network.shape[1]
-        said = [network, self.ridge(scaled).mean(0)]
-        for kernel in self.kernels.values():
-            own = kernel(scaled)  # (E, B, T), or (E * T, B, 1)
-            if own.shape[2] < n_targets:
-                own = own[..., 0].unflatten(0, (-1, n_targets)).transpose(1, 2)
-            said.append(own.mean(0))
-        if self.logistic is None:
-            return [*said, network]
-        label = self.logistic(scaled).sigmoid().mean(0)
-        return [*said, torch.cat([network[:, :-1], label], 1)]
+    def _kernel(
+        self, name: str, scaled: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:  # (B, T), mean of the members
+        kernel, n = self.kernels[name], len(wanted)
+        if KERNELS[name].genes != "own":
+            return kernel(scaled, wanted).mean(0)
+        none = scaled.new_zeros(len(scaled), 1)
+        asked = (kernel(scaled, members=slice(t, None, n)).mean(0) if wanted[t] else none for t in range(n))
+        return torch.cat(list(asked), 1)
 
     def forward(
         self,
         scaled: torch.Tensor,  # (B, G) z-scores of the genes
-        network: torch.Tensor,  # (B, T) as for `answers`
-    ) -> torch.Tensor:  # (B, T)
-        """The weighted mean of all answers."""
-        said = self.answers(scaled, network)
-        return torch.stack([w * answer for w, answer in zip(self.mix, said, strict=True)]).sum(0)
+        network: torch.Tensor,  # (B, T) what the network says: scores, activation, probability of the label
+        asked: torch.Tensor | None = None,  # (T,) bool: targets that are answered; None: all
+    ) -> torch.Tensor:  # (B, T); 0 for a target that is not
+        """The weighted mean of all answers, the members' means; one that weighs nothing is not asked."""
+        mix = self.mix if asked is None else self.mix * asked
+        said, logistic = mix[0] * network, self.logistic
+        for name, weights in zip(ANSWERS[1:], mix[1:], strict=True):
+            wanted = weights != 0
+            if not wanted.any():
+                continue
+            if name == "ridge":
+                answer = self.ridge(scaled).mean(0)
+            elif name in KERNELS:
+                answer = self._kernel(name, scaled, wanted)
+            else:  # logistic regression repeats the network for all but the label
+                label = network[:, -1:] if logistic is None else logistic(scaled).sigmoid().mean(0)
+                answer = torch.cat([network[:, :-1], label], 1)
+            said = said + weights * answer
+        return said

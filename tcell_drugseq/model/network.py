@@ -154,11 +154,14 @@ class MultiTaskModel(nn.Module):
         scores: torch.Tensor | None,
         logit: torch.Tensor | None,
         act: torch.Tensor | None,
+        only: str | None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Scores, logit and activation of all answers together."""
         label = None if logit is None else closed.network_label(logit)[:, None]
         network = (scores, None if act is None else act[:, None], label)
-        mixed = closed(scaled, torch.cat([t for t in network if t is not None], 1))
+        heads = [*self.tasks.scores, *["activation"] * self.tasks.activation, *["logit"] * self.tasks.label]
+        asked = None if only is None else torch.tensor([head == only for head in heads], device=scaled.device)
+        mixed = closed(scaled, torch.cat([t for t in network if t is not None], 1), asked)
         n = 0 if scores is None else scores.shape[1]
         return (
             None if scores is None else mixed[:, :n],
@@ -169,6 +172,8 @@ class MultiTaskModel(nn.Module):
     def forward(
         self,
         x: torch.Tensor,  # (B, G) expression as in the screen, or (E, B, G) wells of each member's own
+        only: str
+        | None = None,  # logit, activation or a score: the others are not answered; any other name: latent alone
     ) -> (
         Output
     ):  # latent and one prediction per task; of (E, B, G) what each member's network says, not drawn to the mean
@@ -179,7 +184,7 @@ class MultiTaskModel(nn.Module):
             return said
         scores, logit, act = (None if t is None else t.mean(0) for t in said[1:])
         if self.closed is not None:
-            scores, logit, act = self._mix(self.closed, scaled, scores, logit, act)
+            scores, logit, act = self._mix(self.closed, scaled, scores, logit, act, only)
         if scores is not None:
             scores = self.score_mean + self.score_gain * (scores - self.score_mean)
         if logit is not None:
@@ -246,7 +251,8 @@ def leading_axes(scaled: torch.Tensor, n_axes: int) -> torch.Tensor:
     n, rank = len(scaled), min(n_axes, len(scaled) - 1, scaled.shape[1])
     if rank < 1:
         return scaled.new_zeros(scaled.shape[1], n_axes)
-    gram = (scaled @ scaled.T).double().numpy()  # wells are few: N x N, not G x G
+    own = scaled.numpy()
+    gram = (own @ own.T).astype(float)  # wells are few: N x N, not G x G; NumPy computes half of it
     found = eigh(gram, subset_by_index=(n - rank, n - 1), check_finite=False)
     values, vectors = (torch.tensor(part).flip(-1).to(scaled.dtype) for part in found)  # largest first
     axes = scaled.T @ vectors / values.clamp_min(values[0] * 1e-12).sqrt()  # (G, C) unit vectors
