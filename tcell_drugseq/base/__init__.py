@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         parse_columns as parse_columns,
         read_column as read_column,
         read_numbers as read_numbers,
+        read_texts as read_texts,
         split_rows as split_rows,
     )
     from tcell_drugseq.base.files import (
@@ -109,6 +110,18 @@ if TYPE_CHECKING:
         describe_column as describe_column,
         owned_files as owned_files,
     )
+    from tcell_drugseq.base.roles import (
+        PARTS as PARTS,
+        add_roles as add_roles,
+        count_aside as count_aside,
+        find_types as find_types,
+        kinds_set_aside as kinds_set_aside,
+        missing_controls as missing_controls,
+        odd_unit as odd_unit,
+        said_aside as said_aside,
+        said_of_types as said_of_types,
+        without_controls as without_controls,
+    )
     from tcell_drugseq.base.settings import (
         InputError as InputError,
         coerce as coerce,
@@ -174,6 +187,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "fields",
         "kept",
         "launch",
+        "roles",
     ],
     submod_attrs={
         "defaults": [
@@ -199,6 +213,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "parse_columns",
             "read_column",
             "read_numbers",
+            "read_texts",
             "split_rows",
         ],
         "files": [
@@ -256,6 +271,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "told",
         ],
         "results": ["Column", "OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
+        "roles": [
+            "PARTS",
+            "add_roles",
+            "count_aside",
+            "find_types",
+            "kinds_set_aside",
+            "missing_controls",
+            "odd_unit",
+            "said_aside",
+            "said_of_types",
+            "without_controls",
+        ],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],
         "style": [
             "DARK",

@@ -14,6 +14,17 @@ from .settings import InputError, Settings, option
 
 # %% ../../nbs/00_base/02_defaults.ipynb #e544ff6a
 _RENAME = "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
+_CONTROL = "the compound that is the control, or several"
+_POSITIVE = "compounds that are reference compounds (positive controls)"
+_VEHICLE = (
+    "column with the vehicle of each well, by which controls are matched; empty: what names and usual columns tell"
+)
+_STRATA = "columns (donor, cell type, stimulation, time) within which wells are compared"
+_SAMPLE_TYPE = "column with the kind of each well (control, untreated, blank, medium, empty); empty: by its name"
+_TREATMENT = (
+    "columns that tell treatments of a compound apart; none: dose, where there are several, and strata; "
+    "`compound`: nothing does"
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +33,13 @@ class DataConfig(Settings):
 
     data_dir: str = option("data", "folder with the CSV bundle, or an .h5ad file")
     compound: str = option("compound", "obs column with the compound of each well")
-    control: str = option("DMSO", "the compound that is the control")
+    control: tuple[str, ...] = option(("DMSO",), _CONTROL)
     rename: tuple[str, ...] = option((), _RENAME)
+    positive: tuple[str, ...] = option((), _POSITIVE)
+    vehicle: str = option("", _VEHICLE)
+    strata: tuple[str, ...] = option((), _STRATA)
+    sample_type: str = option("", _SAMPLE_TYPE)
+    treatment: tuple[str, ...] = option((), _TREATMENT)
     well: str = option("", "obs column with unique well ids; empty: obs_names")
     plate: str = option("plate", "obs column with the plate")
     batch: str = option("batch", "obs column with the batch")
@@ -148,7 +164,11 @@ class TrainConfig(Settings):
         0, "stop after so many epochs without a better validation loss; 0: never", low=0, high=100_000
     )
     lambda_reg: float = option(0.2, "weight of the historical activation in the loss", low=0, high=1_000)
-    split: str = option("compound", "what folds never share: compound, plate, batch or another obs column; or random")
+    split: str = option(
+        "compound",
+        "what folds never share: compound, plate, batch or another obs column, as donor (folds 0: leave one out); "
+        "or random",
+    )
     folds: int = option(
         5,
         "every value comes from the fold model that has not seen its group; 0: one fold per group; 1: a single split",
@@ -291,7 +311,7 @@ class ScreenConfig(Settings):
         "of a table of counts: auto, wells_by_genes or genes_by_wells",
         among=("auto", "wells_by_genes", "genes_by_wells"),
     )
-    control: str = option("DMSO", "the compound that is the control")
+    control: tuple[str, ...] = option(("DMSO",), _CONTROL)
     well_pattern: str = option(
         "",
         "regular expression for well ids: groups row, column, maybe plate, batch; empty: known forms",
@@ -309,7 +329,11 @@ class ScreenConfig(Settings):
     symbols: bool = option(
         True, "Ensembl ids of human genes become the symbols of GENCODE where the file has no others"
     )
-    positive: tuple[str, ...] = option((), "compounds that are positive controls, for Z' and SSMD")
+    positive: tuple[str, ...] = option((), _POSITIVE + ", for Z' and SSMD")
+    vehicle: str = option("", _VEHICLE)
+    strata: tuple[str, ...] = option((), _STRATA)
+    sample_type: str = option("", _SAMPLE_TYPE)
+    treatment: tuple[str, ...] = option((), _TREATMENT)
     min_umis: int = option(1_000, "wells with fewer UMIs are dropped", low=0, high=1_000_000_000)
     min_detected: int = option(200, "wells with fewer genes detected are dropped", low=0, high=1_000_000)
     max_mito: float = option(0.5, "wells with a larger share of mitochondrial UMIs are dropped; 1: none", low=0, high=1)

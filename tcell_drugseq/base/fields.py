@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from .files import read_bytes
-from .tables import Problems, data_row, decode, unpacked
+from .tables import Problems, data_row, decode, quote_some, unpacked
 
 # %% auto #0
 __all__ = ['NUMBER', 'WELL_COLUMN', 'SAVED_INDEX', 'find_separator', 'split_rows', 'decimal_sign', 'parse_cells', 'parse_columns',
-           'read_numbers', 'read_column']
+           'read_numbers', 'read_texts', 'read_column']
 
 # %% ../../nbs/00_base/12_fields.ipynb #b55103ed
 _NAMED = re.compile(r"sep=(.)\r?\n")
@@ -233,14 +233,29 @@ def read_numbers(
     return header, x.astype(np.float32) if fast else x
 
 # %% ../../nbs/00_base/12_fields.ipynb #8316aebf
+def read_texts(
+    path: Path,  # a table with a header
+    problems: Problems,  # takes what is wrong
+    wells: dict[str, list[str]] | None = None,  # takes the column `well`, if there is one, by the name of the file
+    single: bool = False,  # one column is expected
+) -> dict[str, list[str]] | None:  # the texts of each column, unchanged; None: not readable
+    """Read columns of texts."""
+    if (text := _read_text(path, problems)) is None:
+        return None
+    separator, text = find_separator(text)
+    if (table := _read_rows(path, _take_wells(path, text, separator, wells), separator, problems, single)) is None:
+        return None
+    header, rows = table
+    if repeated := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+        return problems.add(path.name, "header", f"{quote_some(repeated)} more than once", "each column once")
+    return {name: [row[j] for row in rows] for j, name in enumerate(header)}
+
+
 def read_column(
     path: Path,  # a table with one column and any header
     problems: Problems,  # takes what is wrong
     wells: dict[str, list[str]] | None = None,  # takes the column `well`, if there is one, by the name of the file
 ) -> list[str] | None:  # the texts, unchanged; None: not readable
     """Read a column of names."""
-    if (text := _read_text(path, problems)) is None:
-        return None
-    separator, text = find_separator(text)
-    table = _read_rows(path, _take_wells(path, text, separator, wells), separator, problems, single=True)
-    return None if table is None else [row[0] for row in table[1]]
+    table = read_texts(path, problems, wells, single=True)
+    return None if table is None else next(iter(table.values()))

@@ -66,6 +66,8 @@ def coerce(
         return int(value)
     elif kind is tuple and isinstance(value, (list, tuple)) and all(map(_is_text, value)):
         return tuple(map(str, value))
+    elif kind is tuple and _is_text(value):  # a list of one, or of none
+        return (str(value),) if value else ()
     elif kind is str and _is_text(value):
         return str(value)
     elif type(value) is kind and kind not in (int, float, tuple, str):

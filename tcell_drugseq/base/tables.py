@@ -24,9 +24,9 @@ from .files import written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'kept_names', 'judge_spellings', 'truth_of', 'problem_text',
-           'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv', 'write_numbers',
-           'escape_formulas', 'without_apostrophe']
+__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'merge_key', 'kept_names', 'judge_spellings', 'truth_of',
+           'problem_text', 'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv',
+           'write_numbers', 'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -63,21 +63,37 @@ def several_spellings(
 
 # %% ../../nbs/00_base/05_tables.ipynb #fad254ec
 _ADDED = re.compile(r"[\d.,%()\s_+#:/-]|control|ctrl|vehicle|veh|neg(ative)?|only|final|v/v|vol|well", re.I)
+_SHARE = re.compile(r"[\s_(]+(\d+[.,]\d+|\d+\s*%)\s*%?")  # of a vehicle in a well
+_SAME = re.compile(r"dimethyl[\s-]?sul(f|ph)oxide|me2so")  # as DMSO
+_ROLE = re.compile(r"\b(control|ctrl|ctl|vehicle|veh|solvent|negcon|negative)s?\b")
+_ADDED_TO_ROLE = re.compile(_ADDED.pattern + r"|solvent|ctl|con|carrier|s\b", re.I)
+_VEHICLES = set("dmso water h2o pbs ethanol etoh methanol meoh saline dmf nacl".split())
 _NOTHING = set(
-    "na n/a #n/a nan none null - -- untreated nt notreatment blank mock unknown media medium mediaonly mediumonly "
-    "nodrug nocompound cellsonly".split()
-)  # as `_merge_key` makes them
+    "na n/a #n/a nan none null - -- untreated untrt nt notreatment blank mock unknown media medium mediaonly "
+    "mediumonly nodrug nocompound cellsonly empty nocells".split()
+)  # as `merge_key` makes them
 
 
-def _merge_key(name: str) -> str:
+def merge_key(
+    name: str,  # of a compound
+) -> str:  # equal for names that differ in nothing else
     """A name without capitals, blanks and underscores."""
     return re.sub(r"[\s_]", "", spelling_key(name))
 
 
 def _is_control(name: str, control: str) -> bool:
-    """Whether a name is the control's with nothing but numbers and words such as `vehicle` about it."""
-    key, own = spelling_key(name), spelling_key(control)
-    return own in key and not _ADDED.sub("", key.replace(own, "", 1))
+    """Whether two names differ in nothing but numbers, shares and words such as `vehicle`."""
+    key, own = (_SAME.sub("dmso", spelling_key(text)) for text in (name, control))
+    if own in key:
+        return not _ADDED.sub("", key.replace(own, "", 1))
+    substance, other = (_ADDED.sub("", _SHARE.sub("", text)) for text in (key, own))
+    return bool(_SHARE.search(own)) and substance == other != ""
+
+
+def _is_role(name: str) -> bool:
+    """Whether a name says what a well is for, such as `Vehicle control`, and names no substance."""
+    key = spelling_key(name).replace("_", " ")
+    return bool(_ROLE.search(key)) and not _ADDED_TO_ROLE.sub("", key)
 
 
 def kept_names(
@@ -90,26 +106,41 @@ def kept_names(
 
 def judge_spellings(
     names: Iterable[str],  # of compounds, one for each well
-    control: str,
+    control: str | Sequence[str],  # the control, or several
     rename: Sequence[str] = (),  # the setting; `x=x` says that a name like another is its own
 ) -> tuple[list[tuple[str, str]], list[str]]:  # (found, expected) of each error; names that are said, in words
     """What is wrong, and what is worth a word, among names of which several may mean one compound."""
     wells, kept = Counter(names), kept_names(rename)
+    controls = [control] if isinstance(control, str) else list(control)
+    others = [name for name in wells if name not in kept and name not in controls]
 
     def key(name: str) -> str:
-        return spelling_key(control) if _is_control(name, control) else _merge_key(name)
+        like = [c for c in controls if c == name] or [c for c in controls if _is_control(name, c)]
+        return f"control {like[0]}" if like else merge_key(name)
 
     wrong, said = [], []
     for spelled in several_spellings((name for name in wells if name not in kept), key):
-        known = control in spelled
-        best = control if known else max(spelled, key=lambda name: wells[name])
+        known = [name for name in spelled if name in controls]
+        best = known[0] if known else max(spelled, key=lambda name: wells[name])
         as_one = "as by the setting rename: " + ", ".join(f"{name}={best}" for name in spelled if name != best)
         if not known and len({name.casefold() for name in spelled}) == 1:
             said.append(f"{quote_some(spelled)} are taken for different compounds; if they are one, {as_one}")
         else:
             wanted = f"one spelling of the {'control' if known else 'compound'}, {as_one}"
+            own = [name for name in spelled if spelling_key(name) not in map(spelling_key, controls)]
+            wanted += f"; or several: control: [{', '.join([*controls, *own])}]" if known and own else ""
             wrong.append((f"{quote_some(spelled)}, which read as one name", wanted))
-    if nothing := [name for name in wells if _merge_key(name) in _NOTHING and name != control and name not in kept]:
+    for name in [name for name in others if _is_role(name) and key(name) == merge_key(name)]:
+        wanted = f"a compound; it is the control by rename: {name}={controls[0]}, another one by control: "
+        wanted += f"[{', '.join([*controls, name])}], and a compound by rename: {name}={name}"
+        wrong.append((f"{name!r} ({wells[name]} wells), which reads as a control", wanted))
+    if vehicles := [
+        name for name in others if merge_key(_SHARE.sub("", name)) in _VEHICLES and key(name) == merge_key(name)
+    ]:
+        each = ", ".join(f"{name!r} ({wells[name]})" for name in vehicles)
+        more = f"control: [{', '.join([*controls, *vehicles])}]"
+        said.append(f"taken for compounds, though they may be vehicles, with their wells: {each}; if they are, {more}")
+    if nothing := [name for name in others if merge_key(name) in _NOTHING]:
         each = ", ".join(f"{name!r} ({wells[name]})" for name in nothing)
         said.append(f"names of compounds that may mean none, with their wells: {each}")
     return wrong, said

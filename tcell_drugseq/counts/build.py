@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ import pandas as pd
 from ..base.defaults import ScreenConfig
 from ..base.files import absolute, write_h5ad, write_yaml
 from ..base.settings import InputError, leaves, naming, with_leaves
-from ..base.tables import refuse
+from ..base.tables import quote_some, refuse
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +32,15 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'read_wells', 'build_screen', 'describe_counts', 'check_screen_dir', 'write_screen']
 
 # %% ../../nbs/06_counts/15_build.ipynb #f4f781ad
+def _check_controls(wells: AnnData) -> None:
+    """Raise `InputError` where no control of a stratum or vehicle is left after the checks of quality."""
+    from tcell_drugseq.base.roles import without_controls
+
+    columns = {str(name): wells.obs[name].tolist() for name in wells.obs}
+    for where, found, expected in without_controls(columns)[:1]:
+        refuse("quality", where, f"{found}, as those it had were dropped", expected)
+
+
 def _keep(
     wells: AnnData, cfg: ScreenConfig, replicates: pd.DataFrame, gene_set: GeneSet
 ) -> tuple[AnnData, pd.DataFrame]:
@@ -43,6 +53,7 @@ def _keep(
     except InputError as e:
         verdict = judge_screen(wells, cfg, replicates).iloc[-1]
         raise InputError(f"{e}; {verdict['meaning']}" if verdict["status"] != "pass" else str(e)) from e
+    _check_controls(kept)
     kept = keep_genes(kept, cfg)
     with naming(f"signature {cfg.signature}"):
         measured(gene_set, kept.var_names)
@@ -60,6 +71,27 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
         raise InputError(f"label: {cfg.label!r}: found {found}, expected at least 2 wells of each class")
 
 # %% ../../nbs/06_counts/15_build.ipynb #49816518
+def _add_roles(wells: AnnData, roles: Mapping[str, str], file: str, cfg: ScreenConfig) -> None:
+    """Add the part that each well plays (`00_base/15_roles`); columns of the map by these names become NAME_given."""
+    from tcell_drugseq.base.roles import PARTS, add_roles
+    from tcell_drugseq.base.tables import Problems
+
+    obs, problems = cast(pd.DataFrame, wells.obs), Problems()
+
+    def now(names: Sequence[str]) -> tuple[str, ...]:  # a column of the map by the name that it has now
+        return tuple(name if name in obs else roles.get(name, name) for name in names)
+
+    cfg = replace(cfg, strata=now(cfg.strata), treatment=now(cfg.treatment), vehicle="".join(now([cfg.vehicle])))
+    columns = {str(name): obs[name].tolist() for name in obs}
+    found, design, said = add_roles(columns, cfg, lambda i: f"well {obs.index[i]!r}", file, problems)
+    problems.check()
+    given = {name: f"{name}_given" for name in PARTS if name in obs}
+    design |= {key: [given.get(name, name) for name in design[key]] for key in ("strata", "treatment")}
+    wells.obs = obs.rename(columns=given).assign(**found)
+    wells.uns["design"] = design
+    wells.uns["notes"] = [*wells.uns["notes"], *(f"{file}: {words}" for words in said)]
+
+
 def read_wells(
     counts: str | Path,  # whatever `read_counts` reads
     plate_map: str | Path,  # CSV, TSV or workbook: a long table, or grids of 96 to 1536 wells
@@ -78,12 +110,13 @@ def read_wells(
     names = counts.name, plate_map.name
     columns = {role: getattr(cfg, role) for role in ("compound", "dose", "unit", "plate", "well")}
     raw = read_counts(counts, cfg.orientation, cfg.matrix, cfg.symbols)
-    plates = read_plate_map(plate_map, cfg.control, cfg.rename, columns)
+    plates = read_plate_map(plate_map, cfg.control, cfg.rename, columns, cfg.sample_type, cfg.positive)
     plates = add_barcodes(plates, cfg.barcodes) if cfg.barcodes else plates
     wells = join_wells(raw, plates, names, cfg.well_pattern)
     if wells.obs["is_control"].all():
-        found = f"{cfg.control!r} in all {wells.n_obs} wells"
+        found = f"{quote_some(cfg.control)} in all {wells.n_obs} wells"
         refuse(names[1], "compound", found, "a compound to compare with the control")
+    _add_roles(wells, plates.attrs["columns"], names[1], cfg)
     return wells, plates, names
 
 # %% ../../nbs/06_counts/15_build.ipynb #07d1580d
@@ -134,7 +167,7 @@ def describe_counts(
     umis, obs = np.asarray(raw_counts(wells).sum(axis=1)).ravel(), cast(pd.DataFrame, wells.obs)
     depth = f"{umis.min():,.0f} to {umis.max():,.0f} UMIs in a well, median {np.median(umis):,.0f}"
     columns = {str(name): obs[name].tolist() for name in obs}
-    said = said_of_wells(obs.index.tolist(), columns, cfg.control)
+    said = said_of_wells(obs.index.tolist(), columns, wells.uns.get("set_aside"))
     return [*said, f"counts: {wells.n_vars:,} genes, {depth}", *map(str, wells.uns["notes"])]
 
 # %% ../../nbs/06_counts/15_build.ipynb #14c9bcb0
@@ -168,14 +201,16 @@ def write_screen(
     from tcell_drugseq.base.tables import write_csv
     from tcell_drugseq.counts.quality import MEASURES
     from tcell_drugseq.data.drafts import LARGE_BUNDLE
-    from tcell_drugseq.data.reading import SCREEN, bundle_size, write_bundle
+    from tcell_drugseq.data.reading import SCREEN, bundle_size, holds_design, write_bundle
 
     out, found = check_screen_dir(out), screen.uns
     about = {"source": dict(found["source"]), "wells": screen.n_obs, "genes": screen.n_vars}
     about |= {"settings": leaves(cfg), "notes": [str(note) for note in found["notes"]]}
     about |= {"versions": {"python": platform.python_version(), "tcell_drugseq": version("tcell_drugseq")}}
     with staged_folder(out, ()) as work:
-        if (size := bundle_size(screen)) <= LARGE_BUNDLE:
+        if not holds_design(screen):
+            log.info("no CSV bundle, which has no place for strata, vehicles or references: %s holds all", out / SCREEN)
+        elif (size := bundle_size(screen)) <= LARGE_BUNDLE:
             write_bundle(screen, work)
         else:
             log.info("no CSV bundle, which would take %s MB: %s holds everything", f"{size:,.0f}", out / SCREEN)

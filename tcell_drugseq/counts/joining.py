@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..base.roles import count_aside
 from ..base.tables import Problems, data_row, quote_some, refuse
 from .map_tables import name_columns, read_map_table
-from .plate_map import TAIL, check_once, is_empty, pad_well_id, set_aside
+from .plate_map import ASIDE, TAIL, aside_of, check_once, pad_well_id, set_aside
 from ..data.wells import locate_wells, pattern_wells
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _pair(wells: list[str], plate_map: pd.DataFrame, where: tuple[str, str]) -> 
     check_once(wells, where[0])
     check_once(plate_map.index.tolist(), where[1])
     rows, words = _match(wells, plate_map)
-    empty = is_empty(plate_map["compound"]).to_numpy()
+    empty = (aside_of(plate_map) != "").to_numpy()
     unknown = [well for well, row in zip(wells, rows, strict=True) if row < 0]
     absent = plate_map.index[~empty & ~np.isin(np.arange(len(plate_map)), rows)].tolist()
     sides = ((where[0], unknown, len(wells), where[1]), (where[1], absent, (~empty).sum(), where[0]))
@@ -131,8 +132,10 @@ def join_wells(
         pair = next(((a, b) for a, b in zip(wells, ids, strict=True) if a != b), (wells[0], ids[0]))
         notes.append(f"{where[0]} and {where[1]}: wells agree {words}, such as {pair[0]!r} and {pair[1]!r}")
     names = pd.Index(ids if "barcodes" in words else wells)
-    keep = ~is_empty(plate_map["compound"]).to_numpy()[rows]
-    obs = set_aside(plate_map.iloc[rows][keep].set_axis(names[keep]), used, where[1], notes)
+    here = plate_map.iloc[rows]
+    kinds = aside_of(plate_map).to_numpy()[rows]
+    keep = kinds == ""
+    obs = set_aside(here[keep].set_axis(names[keep]).drop(columns=ASIDE, errors="ignore"), used, where[1], notes)
     others = set_aside(counts.obs[keep].set_axis(names[keep]), used, where[0], notes)
     if taken := [name for name in others if name in obs]:
         notes.append(f"{where[0]}: obs columns {quote_some(taken)} left for those of {where[1]}")
@@ -140,8 +143,10 @@ def join_wells(
     _add_positions(obs, [pd.Index(ids)[keep]], " and ".join(where), pattern)
     if not keep.all():
         left = names[~keep].tolist()
-        notes.append(f"{where[0]}: wells left out, empty in {where[1]} ({len(left)}): {quote_some(left)}")
+        notes.append(f"{where[0]}: wells left out, empty or set aside in {where[1]} ({len(left)}): {quote_some(left)}")
     joined = counts[keep].copy()
+    if not keep.all():
+        joined.uns["set_aside"] = count_aside(kinds.tolist(), here["compound"].tolist())
     joined.obs = obs
     joined.uns["notes"] = [*counts.uns.get("notes", []), *plate_map.attrs.get("notes", []), *notes]
     return joined
@@ -178,7 +183,7 @@ def add_barcodes(
         ways.append([_tail(well) for well in ids])
     own = max(ways, key=lambda way: sum(well in known for well in way))
     found = pd.Series([known.get(well, "") for well in own], plate_map.index)
-    if absent := found.index[(found == "") & ~is_empty(plate_map["compound"])].tolist():
+    if absent := found.index[(found == "") & (aside_of(plate_map) == "")].tolist():
         refuse(
             path.name, "wells", f"no barcode of {quote_some(absent)} ({len(absent)} of {len(ids)})", "one for each well"
         )

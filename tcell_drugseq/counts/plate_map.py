@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
@@ -14,6 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..base.defaults import ScreenConfig
+from tcell_drugseq.base.roles import (
+    count_aside,
+    find_types,
+    kinds_set_aside,
+    missing_controls,
+    odd_unit,
+    said_aside,
+    said_of_types,
+)
 from tcell_drugseq.base.tables import (
     Problems,
     data_row,
@@ -27,7 +36,7 @@ from .map_tables import NAMES, is_dose_like, name_columns, parse_doses, read_map
 from ..data.wells import WELL, locate_wells, placed_wells
 
 # %% auto #0
-__all__ = ['TAIL', 'EMPTY', 'pad_well_id', 'check_once', 'is_empty', 'set_aside', 'read_plate_map']
+__all__ = ['TAIL', 'EMPTY', 'ASIDE', 'pad_well_id', 'check_once', 'is_empty', 'aside_of', 'set_aside', 'read_plate_map']
 
 # %% ../../nbs/06_counts/09_plate_map.ipynb #e4af13fd
 TAIL = re.compile(rf"(^|[_:.\-\s]){WELL}$", re.I)
@@ -91,6 +100,7 @@ def _name_wells(frame: pd.DataFrame, file: str, notes: list[str]) -> pd.DataFram
 
 # %% ../../nbs/06_counts/09_plate_map.ipynb #e49485c9
 EMPTY = ("", "empty")
+ASIDE = "set_aside"  # column of a plate map: kind of a well that is no comparison, empty text for all others
 
 
 def is_empty(
@@ -100,18 +110,37 @@ def is_empty(
     return compounds.str.strip().str.casefold().isin(EMPTY)
 
 
-def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str], rename: Sequence[str] = ()) -> None:
-    """Rename compounds and set `is_control` by name; a column that disagrees is an error, one of texts is kept."""
-    problems = Problems()
-    frame["compound"] = rename_compounds(frame["compound"].tolist(), rename, (file, "compound"), problems)
+def aside_of(
+    plate_map: pd.DataFrame,  # of `read_plate_map`
+) -> pd.Series:  # untreated, blank, medium or empty; empty text for all other wells
+    """The kind of each well that is no comparison."""
+    return plate_map.get(ASIDE, pd.Series(np.where(is_empty(plate_map["compound"]), "empty", ""), plate_map.index))
+
+
+def _set_control(frame: pd.DataFrame, cfg: ScreenConfig, file: str, notes: list[str]) -> None:
+    """Rename compounds, set wells aside, set `is_control` by name; a column that disagrees is an error."""
+    problems, controls = Problems(), cfg.control
+    frame["compound"] = rename_compounds(frame["compound"].tolist(), cfg.rename, (file, "compound"), problems)
+    types = find_types({str(c): frame[c] for c in frame}, cfg.sample_type, file, problems)
     problems.check()
-    treated = frame["compound"][~is_empty(frame["compound"])]
-    by_name = frame["compound"] == control
-    if not by_name.any():
-        common = ", ".join(f"{name!r} ({n})" for name, n in Counter(treated).most_common(5)) or "no compound at all"
-        found, expected = f"no well of {control!r}; most frequent: {common}", "control wells (setting `control`)"
-        refuse(file, "compound", found, expected)
-    wrong, said = judge_spellings(treated, control, rename)
+    empty = is_empty(frame["compound"])
+    kinds = kinds_set_aside(frame["compound"].tolist(), types, cfg)
+    if any(kinds):
+        frame[ASIDE] = [kind or "empty" * e for kind, e in zip(kinds, empty, strict=True)]
+    used = (aside_of(frame) == "").to_numpy()
+    treated = frame["compound"][used]
+    by_name = frame["compound"].isin(controls)
+    if fault := missing_controls(treated.tolist(), controls):
+        refuse(file, "compound", *fault)
+    if said := said_aside(count_aside(list(np.where(empty, "", kinds)), frame["compound"].tolist())):
+        notes.append(f"{file}: {said}")
+    notes += [
+        f"{file}: {words}"
+        for words in said_of_types(
+            treated.tolist(), None if types is None else [t for t, at in zip(types, used, strict=True) if at], cfg
+        )
+    ]
+    wrong, said = judge_spellings(treated, controls, cfg.rename)
     if wrong:
         refuse(file, "compound", *wrong[0])
     notes += [f"{file}: {words}" for words in said]
@@ -126,7 +155,8 @@ def _set_control(frame: pd.DataFrame, control: str, file: str, notes: list[str],
         elif (wrong := said.astype(bool) != by_name).any():
             well = wrong.idxmax()
             found = f"{frame['is_control'][well]!r} for {frame['compound'][well]!r} ({wrong.sum()} such wells)"
-            refuse(file, f"well {well!r}, is_control", found, f"{control!r} to be the control and nothing else")
+            expected = f"{quote_some(controls)} to be the control and nothing else"
+            refuse(file, f"well {well!r}, is_control", found, expected)
     frame["is_control"] = by_name
 
 # %% ../../nbs/06_counts/09_plate_map.ipynb #0954140f
@@ -150,6 +180,8 @@ def _set_doses(frame: pd.DataFrame, unit: str, file: str, notes: list[str]) -> N
     if (blank := np.isnan(doses) & frame["is_control"].to_numpy()).any():
         notes.append(f"{file}: {blank.sum()} control wells without a dose: 0")
     doses[blank] = 0.0
+    if odd := odd_unit(doses, out, frame["is_control"].to_numpy() | (aside_of(frame) != "").to_numpy()):
+        refuse(file, f"well {frame.index[odd[0]]!r}, dose", *odd[1:])
     kinds = [name for name in dict.fromkeys(out) if name]
     only = kinds[0] if len(kinds) == 1 else ""
     frame["dose"], frame["unit"] = doses, np.where(blank, only, np.array(out, dtype=object))
@@ -236,15 +268,22 @@ def set_aside(
 # %% ../../nbs/06_counts/09_plate_map.ipynb #eadaad8a
 def read_plate_map(
     path: str | Path,  # CSV or TSV, plain or gzip: a long table or grids
-    control: str = "DMSO",  # the compound that is the control
+    control: str | Sequence[str] = "DMSO",  # the compound that is the control, or several
     rename: Sequence[str] = (),  # old=new of compounds, as of `rename_compounds`
     columns: dict[str, str] | None = None,  # role (compound, dose, unit, plate, well) -> the column that has it
-) -> pd.DataFrame:  # by well id: compound, is_control, and dose, unit, plate, batch, others as text; attrs["notes"]
+    sample_type: str = "",  # the column of kinds, as of `find_types`
+    positive: Sequence[str] = (),  # reference compounds, which are never set aside
+) -> (
+    pd.DataFrame
+):  # by well id: compound, is_control, and dose, unit, others as text, set_aside if any; attrs: notes, columns
     """Read a plate map; raises `InputError` that names file, place, what was found and what was expected."""
     path, notes = Path(path), []
+    controls = (control,) if isinstance(control, str) else tuple(control)
+    cfg = ScreenConfig(control=controls, rename=tuple(rename), sample_type=sample_type, positive=tuple(positive))
     frame, kind = read_map_table(path, (columns or {}).get("well", ""))
     notes.append(f"{path.name}: read as {kind}, {len(frame)} wells")
     was, (frame, unit) = list(frame), name_columns(frame, path.name, columns)
+    roles_now = list(frame)
     roles = {role: name for name, role in zip(was, frame, strict=True) if role in (*NAMES, "dose") and role != name}
     if roles:
         notes.append(f"{path.name}: columns are read as " + ", ".join(f"{r} = {c!r}" for r, c in roles.items()))
@@ -259,8 +298,8 @@ def read_plate_map(
         expected = f"a column or block of compounds: {', '.join(NAMES['compound'])}"
         refuse(path.name, "columns", quote_some(list(frame), 8), expected)
     frame = _name_wells(_read_position(frame, path.name, notes), path.name, notes)
-    _set_control(frame, control, path.name, notes, rename)
+    _set_control(frame, cfg, path.name, notes)
     if "dose" in frame:
         _set_doses(frame, unit, path.name, notes)
-    frame.attrs["notes"] = notes
+    frame.attrs |= {"notes": notes, "columns": dict(zip(was, roles_now, strict=True))}
     return frame

@@ -319,7 +319,9 @@ def score_wells(
     obs = cast(pd.DataFrame, x.obs)
     root = wells_where(cfg.root, obs, "root") if cfg.root else obs["is_control"].to_numpy(bool)
     if not root.any():
-        raise InputError(f"root: found no well of the control {cfg.control!r}, expected some; or name others with root")
+        raise InputError(
+            f"root: found no well of the control {quote_some(cfg.control)}, expected some; or name others with root"
+        )
     used = measured(gene_set := signature(cfg.signature), log.var_names)
     care = "; fewer than half: it may mean something else" if 2 * len(used) < len(gene_set.genes) else ""
     notes.append(f"Tscore: {len(used)} of {len(gene_set.genes)} genes of {gene_set.name} ({gene_set.source}){care}")

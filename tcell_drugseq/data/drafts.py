@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import DataConfig
-from ..base.fields import SAVED_INDEX, read_column, read_numbers
+from ..base.fields import SAVED_INDEX, read_column, read_numbers, read_texts
 from ..base.hdf5 import read_hdf5
 from ..base.tables import Problems, data_row, quote_some, truth_of
 from .matrix import are_counts, compact, find_values, to_dense
@@ -99,6 +99,7 @@ FILES = {
     "cluster": ("cluster_id.csv",),
     "dose": ("dose.csv",),
     "counts": ("counts_mat.csv",),
+    "obs": ("obs.csv",),
 }
 SIMULATED = "simulated.yaml"
 LARGE_BUNDLE = 300  # MB of CSV, beyond which an .h5ad is the better form
@@ -196,10 +197,13 @@ def _read_parts(files: dict[str, Path], problems: Problems) -> dict[str, Any]:
         if single or part in ("gene", "counts", "score"):
             table = read_numbers(path, problems, fast=part in ("gene", "counts"), single=single, wells=wells)
             parts[part] = table[1][:, 0] if table and single else table
+        elif part == "obs":
+            parts[part] = read_texts(path, problems, wells)
         else:
             parts[part] = read_column(path, problems, None if part == "well" else wells)
     read = {part: value for part, value in parts.items() if value is not None}
-    rows = {files[part].name: len(v[1] if isinstance(v, tuple) else v) for part, v in read.items()}
+    columns = {part: next(iter(v.values()), []) if isinstance(v, dict) else v for part, v in read.items()}
+    rows = {files[part].name: len(v[1] if isinstance(v, tuple) else v) for part, v in columns.items()}
     for name, n in rows.items():
         first = next(iter(rows))
         if n != rows[first]:
@@ -235,7 +239,7 @@ def draft_bundle(
 
     def place(part: str, i: int | None = None) -> tuple[str, str]:
         row = "" if i is None else f"column {i + 1}" if part in ("gene", "score") else data_row(i)
-        return files[part].name, row
+        return files[part].name if part in files else FILES[part][0], row
 
     parts = _read_parts(files, problems)
     draft = Draft(place, source={"format": "bundle", "simulated": (folder / SIMULATED).exists()})
@@ -251,6 +255,8 @@ def draft_bundle(
         n = len(draft.x)
         parts = {"well": [f"well_{i + 1}" for i in range(n)], "compound": ["unknown"] * n} | parts
     draft.wells = parts.pop("well", None)
+    if (kept := parts.pop("obs", None)) and not problems:
+        draft.kept = pd.DataFrame(kept)
     draft.columns = parts
     return draft
 
@@ -418,6 +424,8 @@ MADE = (
     "qc_dropped",
     "qc_replicates",
     "notes",
+    "set_aside",
+    "design",
 )  # entries of uns that `tcell-drugseq screen` leaves
 
 

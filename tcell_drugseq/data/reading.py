@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,9 +23,20 @@ import pandas as pd
 from ..base.defaults import DataConfig
 from ..base.fields import SAVED_INDEX
 from ..base.files import check_regular, write_yaml
+from tcell_drugseq.base.roles import (
+    PARTS,
+    add_roles,
+    count_aside,
+    find_types,
+    kinds_set_aside,
+    missing_controls,
+    said_aside,
+    said_of_types,
+)
 from ..base.settings import InputError, with_leaves
 from tcell_drugseq.base.tables import (
     Problems,
+    data_row,
     judge_spellings,
     quote_some,
     rename_compounds,
@@ -49,7 +61,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'SCREEN', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells',
-           'find_problems', 'bundle_size', 'write_bundle']
+           'find_problems', 'holds_design', 'bundle_size', 'write_bundle']
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -81,21 +93,16 @@ def _check_names(d: Draft, problems: Problems) -> None:
 
 def _check_targets(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     """There is a control, both classes have two wells, no score is constant."""
-    control, compounds = cfg.control, Counter(d.columns.get("compound", []))
-    if compounds and control not in compounds:
-        common = ", ".join(f"{name!r} ({n})" for name, n in compounds.most_common(5))
-        problems.add(
-            *d.place("compound"),
-            f"no well of {control!r}; most frequent: {common}",
-            "control wells (setting `control`)",
-        )
-    wrong, said = judge_spellings(compounds.elements(), control, cfg.rename)
+    controls, compounds = cfg.control, Counter(d.columns.get("compound", []))
+    if compounds and (fault := missing_controls(d.columns["compound"], controls)):
+        problems.add(*d.place("compound"), *fault)
+    wrong, said = judge_spellings(compounds.elements(), controls, cfg.rename)
     for found, wanted in wrong:
         problems.add(*d.place("compound"), found, wanted)
     for words in said:
         log.warning("%s: %s", d.place("compound")[0], words)
-    if set(compounds) == {control}:
-        found = f"{control!r} in all {compounds[control]} wells"
+    if compounds and set(compounds) <= set(controls):
+        found = f"{quote_some(list(compounds))} in all {compounds.total()} wells"
         problems.add(*d.place("compound"), found, "a compound to compare with the control")
     classes = Counter(_LABELS.get(text) for text in d.columns.get("label", []))
     if classes and None not in classes and min(classes[0], classes[1]) < 2:
@@ -111,14 +118,15 @@ def _check_targets(d: Draft, cfg: DataConfig, problems: Problems) -> None:
             )
 
 
-def _check_control(d: Draft, control: str) -> None:
+def _check_control(d: Draft, controls: Sequence[str]) -> None:
     """Warn where a column of the file says otherwise than the name which wells are controls."""
     if "is_control" in d.kept and "compound" in d.columns:
         said = pd.Series([truth_of(text) for text in as_texts(d.kept["is_control"])], dtype=object)
         names = pd.Series(d.columns["compound"])
-        if said.notna().all() and (wrong := said.astype(bool) != (names == control)).any():
+        if said.notna().all() and (wrong := said.astype(bool) != names.isin(controls)).any():
             words = f"is_control is {bool(said[wrong].iloc[0])} for {names[wrong].iloc[0]!r} ({wrong.sum()} such wells)"
-            log.warning("%s: obs column %s: the control is %r and nothing else", d.place("compound")[0], words, control)
+            own = f"the control is {quote_some(controls)} and nothing else"
+            log.warning("%s: obs column %s: %s", d.place("compound")[0], words, own)
 
 # %% ../../nbs/01_data/04_reading.ipynb #651dee88
 def _normalise(d: Draft, problems: Problems) -> None:
@@ -252,20 +260,17 @@ def _true_wells(rule: str, columns: dict[str, Any]) -> np.ndarray:
     return found.to_numpy()
 
 
-def _select(d: Draft, cfg: DataConfig, problems: Problems) -> None:
-    """Keep the wells that the setting `select` asks for; places count as in the file."""
+def _columns(d: Draft) -> dict[str, Any] | None:
+    """All columns of the wells by name; None where parts of the draft are of different lengths."""
     columns = {**{str(c): d.kept[c].to_numpy() for c in d.kept}, **d.columns}
     lengths = {len(values) for values in columns.values()} | {len(d.wells or ())}
-    if not cfg.select or d.x is None or lengths != {len(d.x)}:
-        return
-    file, of_draft = d.place("gene")[0], d.place
-    try:
-        at = np.flatnonzero(_true_wells(cfg.select, columns))
-    except ValueError as e:
-        return problems.add(file, "setting 'select'", str(e), f"a comparison of {quote_some(list(columns), 10)}")
-    if not len(at):
-        return problems.add(file, "setting 'select'", f"no well with {cfg.select}", "some wells")
-    log.info("%s: %d of %d wells are used: %s", file, len(at), len(d.x), cfg.select)
+    return None if d.x is None or lengths != {len(d.x)} else columns
+
+
+def _keep(d: Draft, at: np.ndarray) -> None:
+    """Leave out all but these wells; places count as in the file."""
+    assert d.x is not None  # else it is not called
+    of_draft = d.place
 
     def place(part: str, i: int | None = None) -> tuple[str, str]:
         return of_draft(part, i if i is None or part in ("gene", "score") else int(at[i]))
@@ -279,8 +284,92 @@ def _select(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     d.scores = None if d.scores is None else d.scores.iloc[at].reset_index(drop=True)
     d.counts = None if d.counts is None else d.counts[at]
 
+
+def _select(d: Draft, cfg: DataConfig, problems: Problems) -> None:
+    """Keep the wells that the setting `select` asks for."""
+    if not cfg.select or (columns := _columns(d)) is None or d.x is None:
+        return
+    file = d.place("gene")[0]
+    try:
+        at = np.flatnonzero(_true_wells(cfg.select, columns))
+    except ValueError as e:
+        return problems.add(file, "setting 'select'", str(e), f"a comparison of {quote_some(list(columns), 10)}")
+    if not len(at):
+        return problems.add(file, "setting 'select'", f"no well with {cfg.select}", "some wells")
+    log.info("%s: %d of %d wells are used: %s", file, len(at), len(d.x), cfg.select)
+    _keep(d, at)
+
+# %% ../../nbs/01_data/04_reading.ipynb #bf794a47
+_ROLE_SETTINGS: dict[str, str] = {
+    "controls": "control",
+    "positive": "positive",
+    "strata": "strata",
+    "treatment": "treatment",
+}
+
+
+def _as_designed(d: Draft, cfg: DataConfig) -> DataConfig:
+    """The settings, completed by the design that the file holds."""
+    design, held = d.made.get("design"), set(d.columns.get("compound", []))
+    if not isinstance(design, Mapping):
+        return cfg
+    told: dict[str, Any] = {
+        own: tuple(map(str, np.ravel(design[key]))) for key, own in _ROLE_SETTINGS.items() if key in design
+    }
+    told |= {name: tuple(c for c in told[name] if c in held) for name in ("control", "positive") if name in told}
+    if "vehicle" in d.kept:
+        told["vehicle"] = "vehicle"
+    plain = DataConfig()
+    unset = {name: value for name, value in told.items() if value and getattr(cfg, name) == getattr(plain, name)}
+    return replace(cfg, **unset)
+
+
+def _well_named(d: Draft) -> Callable[[int], str]:
+    """How messages name a well."""
+    return lambda i: f"well {d.wells[i]!r}" if d.wells else data_row(i)
+
+
+def _set_aside(d: Draft, cfg: DataConfig, problems: Problems) -> None:
+    """Leave out wells that are no comparison, and count them."""
+    if (columns := _columns(d)) is None or "compound" not in columns:
+        return
+    file = d.place("compound")[0]
+    types = find_types(columns, cfg.sample_type, file, problems)
+    kinds = kinds_set_aside(d.columns["compound"], types, cfg)
+    aside = count_aside(kinds, d.columns["compound"])
+    if said := said_aside(aside):
+        log.warning("%s: %s", file, said)
+        keep = np.flatnonzero([not kind for kind in kinds])
+        types = None if types is None else [types[i] for i in keep]
+        _keep(d, keep)
+    for words in said_of_types(d.columns["compound"], types, cfg):
+        log.warning("%s: %s", file, words)
+    before = d.made.get("set_aside")
+    if len(all_aside := aside if before is None else pd.concat([before, aside], ignore_index=True)):
+        d.made["set_aside"] = all_aside
+
+
+def _add_roles(d: Draft, cfg: DataConfig, problems: Problems) -> None:
+    """Add the part that each well plays; columns of the file by these names become NAME_given."""
+    if (columns := _columns(d)) is None or "compound" not in columns:
+        return
+    file = d.place("compound")[0]
+    found, design, said = add_roles(columns, cfg, _well_named(d), file, problems)
+    for words in said:
+        log.warning("%s: %s", file, words)
+    own = [c for c in PARTS if c in d.kept]
+    if "design" in d.made:
+        d.kept = d.kept.drop(columns=own)
+    else:
+        d.kept = d.kept.rename(columns={c: f"{c}_given" for c in own})
+        given = {c: f"{c}_given" for c in own}
+        design |= {key: [given.get(c, c) for c in design[key]] for key in ("strata", "treatment")}
+    d.columns |= found
+    d.made["design"] = design
+
 # %% ../../nbs/01_data/04_reading.ipynb #3bd5fa13
 _OBS = ("compound", "is_control", "plate", "batch", "row", "column", "label", "cluster", "activation_old", "dose")
+_OBS += ("stratum", "vehicle", "is_positive")
 
 
 def screen_hash(
@@ -316,11 +405,12 @@ def _assemble(d: Draft, cfg: DataConfig, name: str) -> AnnData:
     from anndata import AnnData
 
     assert d.wells is not None  # else there were problems
-    columns = d.columns | {"is_control": [c == cfg.control for c in d.columns["compound"]]}
+    columns = dict(d.columns)
     if "label" in columns:
         columns["label"] = [_LABELS[text] for text in columns["label"]]
-    obs = pd.DataFrame({c: columns[c] for c in _OBS if c in columns}, index=d.wells)
-    obs = obs.join(d.kept.drop(columns=[c for c in _OBS if c in d.kept]).set_axis(d.wells)) if len(d.kept) else obs
+    names = (*_OBS, "treatment")
+    obs = pd.DataFrame({c: columns[c] for c in names if c in columns}, index=d.wells)
+    obs = obs.join(d.kept.drop(columns=[c for c in names if c in d.kept]).set_axis(d.wells)) if len(d.kept) else obs
     screen = AnnData(X=d.x, obs=obs, var=pd.DataFrame(index=d.genes))
     if d.scores is not None:
         screen.obsm["scores"] = d.scores.set_axis(d.wells)
@@ -337,6 +427,9 @@ def _scan(source: Any, cfg: DataConfig, need_targets: bool, take_apart: Callable
         place = draft.place("compound")
         draft.columns["compound"] = rename_compounds(draft.columns["compound"], cfg.rename, place, problems)
     _select(draft, cfg, problems)
+    cfg = _as_designed(draft, cfg)
+    _set_aside(draft, cfg, problems)
+    _add_roles(draft, cfg, problems if need_targets else Problems())
     _check(draft, cfg, need_targets, problems)
     return draft
 
@@ -417,11 +510,28 @@ def _spread(sizes: Iterable[int], what: str) -> str:
     return f"{least} {what} each" if least == most else f"{least} to {most} {what} each"
 
 
+def _said_of_groups(columns: Mapping[str, Any]) -> list[str]:
+    """A line each for the vehicles and the strata, with their controls and compounds."""
+    lines = []
+    for name, title in (("vehicle", "vehicles"), ("stratum", "strata")):
+        if name in columns:
+            frame = pd.DataFrame({key: list(columns[key]) for key in (name, "compound", "is_control")})
+            each = [
+                f"{value!r} ({own['is_control'].sum()} controls, "
+                f"{own.loc[~own['is_control'].astype(bool), 'compound'].nunique()} compounds)"
+                for value, own in frame.groupby(name, sort=False)
+            ]
+            lines.append(
+                f"{title}: {len(each)}: {', '.join(each[:8])}" + f", and {len(each) - 8} more" * (len(each) > 8)
+            )
+    return lines
+
+
 def said_of_wells(
     wells: Sequence[str],  # ids
-    columns: Mapping[str, Any],  # of the wells: compound, and where known plate, row, column, dose, unit
-    control: str,  # the compound that is the control
-) -> list[str]:  # a line each for wells, plates, control, compounds, doses
+    columns: Mapping[str, Any],  # of the wells: compound, and where known those of `add_roles`, plate, row, dose, unit
+    aside: pd.DataFrame | None = None,  # of `count_aside`
+) -> list[str]:  # a line each for wells, plates, controls, vehicles, strata, compounds, treatments, doses and so on
     """What wells were taken for, in words."""
     plates = Counter(map(str, columns.get("plate", [])))
     where = (
@@ -430,11 +540,22 @@ def said_of_wells(
     at = [f"{r}{c}" for r, c in zip(columns.get("row", []), columns.get("column", []), strict=True)]
     first = f"{wells[0]!r}" + (f" is {at[0]}" if at else ", of no known position") if len(wells) else "no wells"
     lines = [f"wells: {len(wells)}, {first}", f"plates: {where or 'not known'}"]
-    compounds = Counter(columns.get("compound", []))
-    treated = {name: n for name, n in compounds.items() if name != control}
-    lines.append(f"control: {control!r}, {compounds[control]} wells")
+    names, control = list(columns.get("compound", [])), list(columns.get("is_control", []))
+    controls = Counter(name for name, own in zip(names, control, strict=False) if own)
+    treated = Counter(name for name in names if name not in controls)
+    each = "; ".join(f"{name!r}, {n} wells" for name, n in controls.items())
+    lines.append(f"{'controls' if len(controls) > 1 else 'control'}: {each or 'none'}")
+    lines += _said_of_groups(columns)
     if treated:
         lines.append(f"compounds: {len(treated)}, {_spread(treated.values(), 'wells')}")
+    if "treatment" in columns:
+        own = Counter(name for name, c in zip(columns["treatment"], control, strict=True) if not c)
+        lines.append(f"treatments: {len(own)}, {_spread(own.values(), 'wells')}, such as {next(iter(own))!r}")
+    if "is_positive" in columns:
+        positives = Counter(name for name, own in zip(names, columns["is_positive"], strict=True) if own)
+        lines.append("reference compounds: " + "; ".join(f"{name!r}, {n} wells" for name, n in positives.items()))
+    if aside is not None and len(aside):
+        lines.append(said_aside(aside))
     if "dose" in columns:
         doses = sorted({float(dose) for dose in columns["dose"] if np.isfinite(dose)})
         units = sorted({unit for unit in as_texts(columns.get("unit", [])) if unit.strip()})
@@ -443,7 +564,7 @@ def said_of_wells(
             f"doses: {len(doses)} from {doses[0]:g} to {doses[-1]:g}, unit: {unit}" if doses else "doses: none"
         )
         pairs = Counter(zip(columns.get("compound", []), columns["dose"], strict=False))
-        sizes = [n for (name, _), n in pairs.items() if name != control]
+        sizes = [n for (name, _), n in pairs.items() if name not in controls]
         lines += [f"replicates: {len(sizes)} compounds at a dose, {_spread(sizes, 'wells')}"] if sizes else []
     return lines
 
@@ -464,7 +585,7 @@ def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
 def _understood(d: Draft, cfg: DataConfig) -> list[str]:
     """What a draft was taken for, a line for each part."""
     unit = {"unit": d.kept["unit"]} if "unit" in d.kept else {}
-    return [*said_of_wells(d.wells or [], d.columns | unit, cfg.control), *_said_of_values(d, cfg)]
+    return [*said_of_wells(d.wells or [], d.columns | unit, d.made.get("set_aside")), *_said_of_values(d, cfg)]
 
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
@@ -492,6 +613,16 @@ def _check_gaps(screen: AnnData, folder: Path) -> None:
             raise InputError(f"{folder}: {name}: {found}")
 
 # %% ../../nbs/01_data/04_reading.ipynb #363e45bf
+def holds_design(
+    screen: AnnData,  # a Screen
+) -> bool:
+    """Whether a bundle tells how a screen is laid out: one control, and no vehicles, strata or reference compounds."""
+    design = screen.uns.get("design", {})
+    named = [name for name in design.get("treatment", ()) if name != "dose"]
+    plain = len(design.get("controls", ())) < 2 and not named
+    return plain and not {"stratum", "vehicle", "is_positive"} & set(screen.obs)
+
+
 def bundle_size(
     screen: AnnData,  # a Screen
 ) -> float:  # MB, about
