@@ -376,8 +376,15 @@ def _check_layout(cfg: "SimConfig") -> None:
         raise InputError(f"control_plates: found {cfg.control_plates}, expected at most n_plates = {cfg.n_plates}")
     if cfg.same_position and (cfg.n_replicates != cfg.n_batches or cfg.n_controls % cfg.n_batches):
         raise InputError("same_position: expected n_replicates = n_batches and n_controls a multiple of n_batches")
-    treated = cfg.n_compounds * cfg.n_doses * cfg.n_replicates
-    need, have = treated + cfg.n_controls, cfg.n_batches * cfg.n_plates * cfg.plate_wells
+    if cfg.active_doses > cfg.n_doses:
+        raise InputError(f"active_doses: found {cfg.active_doses}, expected at most n_doses = {cfg.n_doses}")
+    if cfg.vehicles > cfg.n_doses:
+        raise InputError(
+            f"vehicles: found {cfg.vehicles}, expected at most n_doses = {cfg.n_doses}, as they go by dose"
+        )
+    plates, strata = cfg.n_batches * cfg.n_plates, cfg.n_donors * cfg.stimulations
+    treated = cfg.n_compounds * cfg.n_doses * cfg.n_replicates + plates * cfg.n_references * cfg.reference_wells
+    need, have = strata * (treated + cfg.n_controls), strata * plates * cfg.plate_wells
     if need > have:
         raise InputError(f"simulate: {need} wells are needed, {have} are on the plates; add plates or drop compounds")
     if need * cfg.n_genes > _VALUES:
@@ -395,7 +402,9 @@ class SimConfig(Settings):
     n_plates: int = option(4, "plates per batch", low=1, high=1_000)
     plate_wells: int = option(96, "wells per plate: 96, 384 or 1536", among=(96, 384, 1536))
     n_compounds: int = option(364, "compounds", low=1, high=1_000_000)
-    n_replicates: int = option(2, "wells per compound; 1: a screen without replicates", low=1, high=1_000)
+    n_replicates: int = option(
+        2, "wells per compound (donor, stimulation); 1: a screen without replicates", low=1, high=1_000
+    )
     n_doses: int = option(
         1,
         "doses per compound, each with n_replicates wells; 1: one dose, and the screen knows of none",
@@ -404,7 +413,33 @@ class SimConfig(Settings):
     )
     top_dose: float = option(10.0, "highest dose, uM", low=1e-6, high=1e6)
     dose_step: float = option(3.0, "ratio of neighbouring doses", low=1.01, high=1_000)
-    n_controls: int = option(40, "DMSO wells in all, spread evenly over the plates", low=1, high=1_000_000)
+    active_doses: int = option(
+        0, "compounds act at so many of the highest doses and at no other; 0: by a curve of their own", low=0, high=100
+    )
+    n_donors: int = option(1, "donors, each with plates of its own that hold all compounds", low=1, high=100)
+    donor_effect: float = option(0.2, "SD of each gene's log shift between donors", low=0, high=10)
+    donor_response: float = option(
+        0.2, "SD between donors of the log of the scale of all compounds' effects", low=0, high=10
+    )
+    noisy_donor: float = option(1.0, "noise of the first donor, in multiples of the others'", low=0.1, high=100)
+    stimulations: int = option(
+        1, "2: resting and stimulated cells, each on plates of their own that hold all compounds", low=1, high=2
+    )
+    stimulated_only: float = option(
+        0.3, "share of the active compounds that act in stimulated cells only, where there are both", low=0, high=1
+    )
+    vehicles: int = option(1, "volumes of DMSO, more of it for higher doses, each with control wells", low=1, high=3)
+    vehicle_effect: float = option(1.0, "shift of stress from one volume of DMSO to the next, in SD", low=0, high=100)
+    n_references: int = option(
+        0, "kinds of reference compounds, whose effect is known: activating, suppressing, stress", low=0, high=3
+    )
+    reference_wells: int = option(2, "wells of each reference compound on every plate", low=1, high=1_000)
+    reference_strength: float = option(
+        4.0, "effect of the reference compounds, in SD of the DMSO wells", low=0, high=100
+    )
+    n_controls: int = option(
+        40, "DMSO wells of each donor and stimulation, spread evenly over the plates", low=1, high=1_000_000
+    )
     n_genes: int = option(2541, "genes", low=100, high=100_000)
     active_fraction: float = option(0.2, "share of compounds that do something", low=0, high=1)
     strength: float = option(1.0, "scale of the compounds' effects; 0: pure noise", low=0, high=100)
@@ -446,6 +481,7 @@ class SimConfig(Settings):
         False, "fault: a plate was turned by 180 degrees: each well has its mirror's expression"
     )
     shift_rows: bool = option(False, "fault: on one plate the expression of each row belongs to the row above")
+    failed_plate: bool = option(False, "fault: nothing was dispensed on one plate; no compound of it acts")
     threshold_label: bool = option(False, "fault: the label is an exact threshold of the pseudotime score")
     sum_activation: bool = option(False, "fault: the historical activation is exactly the sum of the scores")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['PROGRAMS', 'MECHANISMS', 'random_streams', 'gene_table', 'draw_genes', 'compound_names', 'draw_compounds',
-           'dose_series', 'draw_curves', 'effect_share', 'lay_out_plates', 'noise_factors', 'position_shifts',
+__all__ = ['PROGRAMS', 'MECHANISMS', 'REFERENCES', 'random_streams', 'gene_table', 'draw_genes', 'compound_names',
+           'draw_compounds', 'draw_conditions', 'dose_series', 'draw_curves', 'effect_share', 'add_references',
+           'vehicle_names', 'lay_out_plates', 'noise_factors', 'position_shifts', 'baseline_shifts', 'draw_responses',
            'draw_activity', 'expected_counts', 'draw_counts', 'draw_scores', 'draw_calls', 'mix_up_wells', 'Simulation',
            'simulate_screen', 'write_simulation']
 
@@ -43,6 +45,8 @@ _STREAMS = (
     "tails",
     "technical",
     "plate_depth",
+    "donors",
+    "stimulations",
 )  # append only
 
 
@@ -148,9 +152,21 @@ def draw_compounds(
     effect = _couple(strength[:, None] * moves) + 0.0  # no -0.0
     return pd.DataFrame(truth).join(pd.DataFrame(effect, columns=[f"effect_{p}" for p in PROGRAMS]))
 
+# %% ../../nbs/01_data/05_simulate.ipynb #cded3467
+def draw_conditions(
+    compounds: pd.DataFrame,  # truth of draw_compounds
+    cfg: SimConfig,  # stimulations, stimulated_only
+    rng: np.random.Generator,
+) -> pd.DataFrame:  # the same, and with two stimulations stimulated_only
+    """Choose the active compounds that do nothing in resting cells."""
+    if cfg.stimulations == 1:
+        return compounds
+    return compounds.assign(stimulated_only=compounds["active"] & (rng.random(len(compounds)) < cfg.stimulated_only))
+
 # %% ../../nbs/01_data/05_simulate.ipynb #6846082a
 _BEYOND = (0.05, 0.10)  # share of the EC50s below and above the tested doses
 _SLOPES = (0.7, 2.5)
+_STEEP = 40.0  # slope over step in log dose: half a step from the EC50 the share is 2e-9, or 1 less that
 
 
 def dose_series(
@@ -162,9 +178,9 @@ def dose_series(
 # %% ../../nbs/01_data/05_simulate.ipynb #fb513ead
 def draw_curves(
     compounds: pd.DataFrame,  # truth of draw_compounds
-    cfg: SimConfig,  # n_doses, top_dose, dose_step
+    cfg: SimConfig,  # n_doses, top_dose, dose_step, active_doses
     rng: np.random.Generator,
-) -> pd.DataFrame:  # the same, and with several doses ec50 (uM) and hill; NaN for a compound that does nothing
+) -> pd.DataFrame:  # the same, with several doses ec50, lowest_active (uM), hill; NaN: does nothing (there)
     """Plant the dose-response curve of each compound; a screen of one dose has none."""
     if cfg.n_doses == 1:
         return compounds
@@ -175,8 +191,12 @@ def draw_curves(
     below, above = where < _BEYOND[0], where > 1 - _BEYOND[1]
     ec50 = np.exp(np.select([below, above], [low - 2 * step * place, high + 2 * step * place], inside))
     hill = np.exp(rng.uniform(np.log(_SLOPES[0]), np.log(_SLOPES[1]), n))
-    active = compounds["active"]
-    return compounds.assign(ec50=np.where(active, ec50, np.nan), hill=np.where(active, hill, np.nan))
+    if cfg.active_doses:
+        ec50, hill = np.full(n, np.exp(high - step * (cfg.active_doses - 0.5))), np.full(n, _STEEP / step)
+    ec50, hill = (np.where(compounds["active"], x, np.nan) for x in (ec50, hill))
+    doses = dose_series(cfg)[::-1]
+    lowest = np.append(doses, np.nan)[np.searchsorted(doses, ec50)]  # NaN sorts last
+    return compounds.assign(ec50=ec50, hill=hill, lowest_active=lowest)
 
 # %% ../../nbs/01_data/05_simulate.ipynb #ae44c9e6
 def effect_share(
@@ -190,6 +210,37 @@ def effect_share(
     with np.errstate(divide="ignore", over="ignore"):
         share = 1 / (1 + (truth["ec50"].to_numpy() / wells["dose"].to_numpy()) ** truth["hill"].to_numpy())
     return np.nan_to_num(share)
+
+# %% ../../nbs/01_data/05_simulate.ipynb #45021493
+REFERENCES = {"PMA/ionomycin": "activation", "dexamethasone": "suppression", "trichostatin A": "metabolic stress"}
+
+
+def add_references(
+    compounds: pd.DataFrame,  # truth of draw_curves
+    cfg: SimConfig,  # n_references, reference_strength, top_dose
+) -> pd.DataFrame:  # with a row for each reference compound, and where there are any the column reference
+    """Append the compounds whose effect is known."""
+    if not cfg.n_references:
+        return compounds
+    names = list(REFERENCES)[: cfg.n_references]
+    moves = [MECHANISMS[REFERENCES[name]][1] for name in names]
+    effect = _couple(cfg.reference_strength * pd.DataFrame(moves).reindex(columns=PROGRAMS).fillna(0.0).to_numpy())
+    truth = {
+        "compound": names,
+        "active": cfg.reference_strength > 0,
+        "mechanism": [REFERENCES[name] for name in names],
+        "program": [next(iter(move)) for move in moves],
+        "direction": [int(next(iter(move.values()))) for move in moves],
+        "strength": cfg.reference_strength,
+        "stimulated_only": False,
+        "ec50": cfg.top_dose / 1_000,
+        "hill": 1.0,
+        "lowest_active": dose_series(cfg)[-1],
+        "reference": True,
+    }
+    known = pd.DataFrame(truth).join(pd.DataFrame(effect, columns=[f"effect_{p}" for p in PROGRAMS]))
+    columns = [*compounds, "reference"]
+    return pd.concat([compounds.assign(reference=False), known[columns]], ignore_index=True)
 
 # %% ../../nbs/01_data/05_simulate.ipynb #58efdf6b
 def _deal(n_compounds: int, n_replicates: int, room: np.ndarray, n_doses: int = 1) -> list[list[int]]:
@@ -215,53 +266,86 @@ def _controls_per_plate(cfg: SimConfig, limit: int) -> np.ndarray:
         raise InputError(f"n_controls: found {wanted.max()} on one plate, expected at most {limit} there")
     return wanted
 
+# %% ../../nbs/01_data/05_simulate.ipynb #82c96471
+_VEHICLES = ("DMSO 0.1%", "DMSO 0.3%", "DMSO 1%")
+
+
+def vehicle_names(
+    cfg: SimConfig,  # vehicles
+) -> list[str]:  # the one with least DMSO first
+    """Names of the control wells, which are also those of the vehicles."""
+    return ["DMSO"] if cfg.vehicles == 1 else list(_VEHICLES[: cfg.vehicles])
+
 # %% ../../nbs/01_data/05_simulate.ipynb #c27cb38e
-def lay_out_plates(
-    cfg: SimConfig,  # plates, compounds, replicates, doses, controls, same_position, edge_controls, sorted_plates
-    names: list[str],  # compounds, in the order in which sorted plates take them
-    rng: np.random.Generator,
-) -> pd.DataFrame:  # by well id: compound, is_control, plate, batch, row, column, and with several doses dose (uM)
-    """Give every compound and control its wells; a well without either is left out."""
+def _lay_out_once(cfg: SimConfig, names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Wells of one donor in one condition; b, p and r are numbers of batch, plate and row."""
     n_rows, n_columns = PLATE_SHAPES[cfg.plate_wells]
     plate, row, column = np.indices((cfg.n_plates, n_rows, n_columns)).reshape(3, -1)
     orders = [rng.permutation(len(plate)) for _ in range(cfg.n_batches)]
     orders = orders[:1] * cfg.n_batches if cfg.same_position else orders
     may_hold = np.isin(column, (0, n_columns - 1)) if cfg.edge_controls else np.ones(len(plate), bool)
-    wanted = _controls_per_plate(cfg, int(may_hold.sum()) // cfg.n_plates)
-    batches = _deal(len(names), cfg.n_replicates, len(plate) - wanted.sum(axis=0), cfg.n_doses)
-    doses = dose_series(cfg)
+    known = [name for name in list(REFERENCES)[: cfg.n_references] for _ in range(cfg.reference_wells)]  # on each plate
+    wanted = _controls_per_plate(cfg, min(int(may_hold.sum()) // cfg.n_plates, cfg.plate_wells - len(known)))
+    room = len(plate) - wanted.sum(axis=0) - cfg.n_plates * len(known)
+    batches = _deal(len(names), cfg.n_replicates, room, cfg.n_doses)
+    doses, vehicles = dose_series(cfg), np.array(vehicle_names(cfg))
+    matched = vehicles[::-1][np.arange(cfg.n_doses) * len(vehicles) // cfg.n_doses]  # the highest dose has most
     parts = []
     for b, order in enumerate(orders):
         picks = [order[may_hold[order] & (plate[order] == p)][: wanted[p, b]] for p in range(cfg.n_plates)]
         controls = np.concatenate(picks)
-        treated = order[~np.isin(order, controls)][: len(batches[b])]
+        free = order[~np.isin(order, controls)]
+        references = np.concatenate([free[plate[free] == p][: len(known)] for p in range(cfg.n_plates)])
+        treated = free[~np.isin(free, references)][: len(batches[b])]
         treated = treated[np.argsort(plate[treated], kind="stable")] if cfg.sorted_plates else treated
-        at = np.concatenate([controls, treated])
+        at = np.concatenate([controls, references, treated])
         which, dose = np.divmod(np.array(batches[b], int), cfg.n_doses)
-        who = ["DMSO"] * len(controls) + [names[c] for c in which]
+        dose = np.r_[np.zeros(len(references), int), dose]
+        own = vehicles[np.arange(len(controls)) % len(vehicles)]
+        who = [*own, *known * cfg.n_plates, *[names[c] for c in which]]
         part = {"b": b, "p": plate[at], "r": row[at], "column": column[at] + 1, "compound": who}
-        parts.append(pd.DataFrame(part | {"dose": np.r_[np.zeros(len(controls)), doses[dose]]}))
+        part |= {"dose": np.r_[np.zeros(len(controls)), doses[dose]], "vehicle": np.r_[own, matched[dose]]}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts)
+
+
+def lay_out_plates(
+    cfg: SimConfig,  # plates, compounds, replicates, doses, donors, controls, references, faults of the layout
+    names: list[str],  # compounds, in the order in which sorted plates take them
+    rng: np.random.Generator,
+) -> (
+    pd.DataFrame
+):  # by well id: compound, is_control, plate, batch, row, column[, dose (uM), vehicle, donor, stimulation]
+    """Give every compound and control its wells; a well without either is left out, and so is a column of one value."""
+    strata = product([f"D{i + 1}" for i in range(cfg.n_donors)], ("resting", "stimulated")[: cfg.stimulations])
+    parts = []
+    for i, (donor, stimulation) in enumerate(strata):
+        part = _lay_out_once(cfg, names, rng).assign(donor=donor, stimulation=stimulation)
+        parts.append(part.assign(p=part["p"] + i * cfg.n_plates))
     wells = pd.concat(parts).sort_values(["b", "p", "r", "column"], ignore_index=True)
     wells["batch"] = [f"tc{b + 1}" for b in wells["b"]]
     wells["plate"] = [f"{batch}_A{p + 1}" for batch, p in zip(wells["batch"], wells["p"], strict=True)]
     wells["row"] = [ROWS[r] for r in wells["r"]]
     wells.index = [f"{p}_{r}{c:02d}" for p, r, c in zip(wells["plate"], wells["row"], wells["column"], strict=True)]
-    wells["is_control"] = wells["compound"] == "DMSO"
-    known = ["compound", "is_control", "plate", "batch", "row", "column"] + ["dose"] * (cfg.n_doses > 1)
-    return wells[known]
+    wells["is_control"] = wells["compound"].isin(vehicle_names(cfg))
+    several = {"dose": cfg.n_doses, "vehicle": cfg.vehicles, "donor": cfg.n_donors, "stimulation": cfg.stimulations}
+    known = ["compound", "is_control", "plate", "batch", "row", "column"]
+    return wells[known + [name for name, n in several.items() if n > 1]]
 
 # %% ../../nbs/01_data/05_simulate.ipynb #981c9b70
 _WORST = 10.0  # times the noise of an ordinary well
 
 
 def noise_factors(
-    wells: pd.DataFrame,  # plate, is_control
-    cfg: SimConfig,  # noisy_plate, treated_noise, noise_df
+    wells: pd.DataFrame,  # plate, is_control, and where there are several donor
+    cfg: SimConfig,  # noisy_plate, noisy_donor, treated_noise, noise_df
     rng: np.random.Generator,
 ) -> np.ndarray:  # (wells,) 1: as noisy as a DMSO well on an ordinary plate
     """How noisy each well is."""
     factor = np.where(wells["plate"] == wells["plate"].iloc[0], cfg.noisy_plate, 1.0)
     factor *= np.where(wells["is_control"], 1.0, cfg.treated_noise)
+    if "donor" in wells:
+        factor *= np.where(wells["donor"] == wells["donor"].iloc[0], cfg.noisy_donor, 1.0)
     if cfg.noise_df:
         with np.errstate(divide="ignore"):
             factor *= np.minimum(np.sqrt(cfg.noise_df / rng.chisquare(cfg.noise_df, len(wells))), _WORST)
@@ -283,19 +367,58 @@ def position_shifts(
     }
     return pd.DataFrame(shifts) + 0.0  # no -0.0
 
+# %% ../../nbs/01_data/05_simulate.ipynb #687dffc9
+_STIMULATED = 3.0  # SD of activation
+
+
+def baseline_shifts(
+    wells: pd.DataFrame,  # where there are several: vehicle, stimulation
+    position: pd.DataFrame,  # of position_shifts
+    cfg: SimConfig,  # vehicles, vehicle_effect
+) -> pd.DataFrame:  # (wells, programs that are moved), SD of the DMSO wells
+    """What place, stimulation and vehicle add to programs, whatever the compound."""
+    shifts = pd.DataFrame({"activation": position.sum(axis=1)})
+    if "stimulation" in wells:
+        shifts["activation"] += _STIMULATED * (wells["stimulation"] == "stimulated")
+    if "vehicle" in wells:
+        steps = {name: float(i) for i, name in enumerate(vehicle_names(cfg))}
+        shifts["stress"] = cfg.vehicle_effect * wells["vehicle"].map(steps)
+    return shifts
+
+# %% ../../nbs/01_data/05_simulate.ipynb #8a5c2e7c
+def draw_responses(
+    wells: pd.DataFrame,  # of lay_out_plates
+    compounds: pd.DataFrame,  # truth of add_references
+    cfg: SimConfig,  # donor_response, failed_plate
+    rng: np.random.Generator,
+) -> np.ndarray:  # (wells,) in multiples of the compound's full effect
+    """How much of its compound's effect each well shows."""
+    response = effect_share(wells, compounds)
+    if "donor" in wells:
+        donor, names = pd.factorize(wells["donor"])
+        response *= np.exp(cfg.donor_response * rng.standard_normal(len(names)))[donor]
+    if "stimulation" in wells:
+        waits = wells["compound"].isin(compounds.loc[compounds["stimulated_only"], "compound"])
+        response[waits & (wells["stimulation"] == "resting")] = 0.0
+    if cfg.failed_plate:  # the first of the last batch
+        response[wells["plate"] == wells["plate"][wells["batch"] == wells["batch"].iloc[-1]].iloc[0]] = 0.0
+    return response
+
 # %% ../../nbs/01_data/05_simulate.ipynb #96744918
 def draw_activity(
     wells: pd.DataFrame,  # compound
-    compounds: pd.DataFrame,  # truth of draw_curves
-    shift: pd.Series,  # SD of activation, by well
+    compounds: pd.DataFrame,  # truth of add_references
+    shifts: pd.DataFrame,  # of baseline_shifts
     rng: np.random.Generator,
     factor: np.ndarray | float = 1.0,  # (wells,) of noise_factors
+    response: np.ndarray | float = 1.0,  # (wells,) of draw_responses
 ) -> pd.DataFrame:  # wells x programs, SD of the DMSO wells
-    """Effect of the compound, biological noise and position, for each program."""
+    """Effect of the compound, biological noise and baseline, for each program."""
     effects = compounds.set_index("compound")[[f"effect_{p}" for p in PROGRAMS]]
-    effect = effects.reindex(wells["compound"]).fillna(0.0).to_numpy() * effect_share(wells, compounds)[:, None]
+    effect = effects.reindex(wells["compound"]).fillna(0.0).to_numpy() * np.reshape(response, (-1, 1))
     own = rng.standard_normal(effect.shape) * np.reshape(factor, (-1, 1))
-    own[:, PROGRAMS.index("activation")] += shift
+    for program, shift in shifts.items():
+        own[:, PROGRAMS.index(str(program))] += shift
     return pd.DataFrame(effect + _couple(own), index=wells.index, columns=PROGRAMS)
 
 # %% ../../nbs/01_data/05_simulate.ipynb #179410c8
@@ -319,12 +442,17 @@ def expected_counts(
     return share * (depth / share.sum(axis=1))[:, None]
 
 
+def _unit_shifts(units: pd.Series, sd: float, n_genes: int, rng: np.random.Generator) -> np.ndarray:
+    """(wells, genes): one random shift of each gene for each unit, such as a plate or a donor."""
+    code, names = pd.factorize(units)
+    return (sd * rng.standard_normal((len(names), n_genes)))[code]
+
+
 def _plate_shifts(wells: pd.DataFrame, n_genes: int, cfg: SimConfig, rng: np.random.Generator) -> np.ndarray:
     """(wells, genes): what batch and plate add to the log mean."""
     out = np.zeros((len(wells), n_genes))
     for unit in ("batch", "plate"):
-        code, names = pd.factorize(wells[unit])
-        out += (cfg.plate_effect / np.sqrt(2) * rng.standard_normal((len(names), n_genes)))[code]
+        out += _unit_shifts(wells[unit], cfg.plate_effect / np.sqrt(2), n_genes, rng)
     return out
 
 
@@ -417,15 +545,20 @@ def mix_up_wells(
 
 # %% ../../nbs/01_data/05_simulate.ipynb #fe3284d6
 class Simulation(NamedTuple):
-    """A simulated screen and what is true about it."""
+    """A simulated screen and what is true about it; columns in brackets where the design has several of these."""
 
     screen: AnnData  # counts in layers["counts"], log1p(10,000 * share of UMIs) in X
-    compounds: pd.DataFrame  # compound, active, mechanism, program, direction, strength, effect_<program>[, ec50, hill]
+    compounds: pd.DataFrame  # compound, active, mechanism, program, direction, strength, effect_<program>
+    # [stimulated_only] [ec50, hill, lowest_active] [reference]
     genes: pd.DataFrame  # gene, program, family, marker, loading, mean
-    wells: pd.DataFrame  # by well: true_well, true_compound, depth[, true_dose], shifts of position, activity_<program>
+    wells: pd.DataFrame  # by well: true_well, true_compound, depth, shifts of position, activity_<program>
+    # [true_dose, true_vehicle, true_donor, true_stimulation] [response, where it isn't 1 in all wells]
     cfg: SimConfig  # what it was drawn with
 
 # %% ../../nbs/01_data/05_simulate.ipynb #4a4155d5
+_DESIGN = ("dose", "vehicle", "donor", "stimulation")  # columns of wells, where there are several of these
+
+
 def _as_screen(wells: pd.DataFrame, genes: pd.DataFrame, counts: np.ndarray, scores: pd.DataFrame) -> AnnData:
     """Put the parts into the project's container."""
     from anndata import AnnData
@@ -456,12 +589,16 @@ def simulate_screen(
     cfg = with_leaves(cfg, settings, where="simulate_screen")
     rng = random_streams(cfg.seed)
     genes, compounds = draw_genes(cfg, rng["genes"]), draw_compounds(cfg, rng["compounds"])
-    compounds = draw_curves(compounds, cfg, rng["doses"])
+    compounds = draw_curves(draw_conditions(compounds, cfg, rng["stimulations"]), cfg, rng["doses"])
     by_strength = compounds.sort_values("strength", ascending=False, kind="stable")
     wells = lay_out_plates(cfg, list((by_strength if cfg.sorted_plates else compounds)["compound"]), rng["layout"])
-    shifts, factor = position_shifts(wells, cfg), noise_factors(wells, cfg, rng["tails"])
-    activity = draw_activity(wells, compounds, shifts.sum(axis=1), rng["activity"], factor)
+    compounds = add_references(compounds, cfg)
+    position, factor = position_shifts(wells, cfg), noise_factors(wells, cfg, rng["tails"])
+    response, level = draw_responses(wells, compounds, cfg, rng["donors"]), baseline_shifts(wells, position, cfg)
+    activity = draw_activity(wells, compounds, level, rng["activity"], factor, response)
     gene_shifts = _plate_shifts(wells, len(genes), cfg, rng["plates"])
+    if "donor" in wells:
+        gene_shifts += _unit_shifts(wells["donor"], cfg.donor_effect, len(genes), rng["donors"])
     if cfg.technical_effect:
         gene_shifts += _technical_shifts(factor, len(genes), cfg, rng["technical"])
     mean = expected_counts(activity, genes, gene_shifts, depth := _draw_depths(wells, cfg, rng))
@@ -470,8 +607,9 @@ def simulate_screen(
     scores = draw_scores(activity, counts, noise[:, :3])
     calls = draw_calls(activity, scores, noise[:, 3:], cfg)
     truth = pd.DataFrame({"true_well": wells.index, "true_compound": wells["compound"], "depth": depth}, wells.index)
-    truth = truth.join(wells[["dose"]].add_prefix("true_")) if "dose" in wells else truth
-    truth = truth.join([shifts, activity.add_prefix("activity_")])
+    truth = truth.join(wells[[name for name in _DESIGN if name in wells]].add_prefix("true_"))
+    truth = truth.assign(response=response) if (response != 1).any() else truth
+    truth = truth.join([position, activity.add_prefix("activity_")])
     order = mix_up_wells(wells, cfg)
     measured = [t.iloc[order].set_axis(wells.index) for t in (scores, calls, truth)]
     screen = _as_screen(wells.join(measured[1]), genes, counts[order], measured[0])
@@ -483,7 +621,8 @@ def _write_raw(screen: AnnData, folder: Path) -> None:
     from tcell_drugseq.base.tables import write_csv, write_numbers
 
     folder.mkdir()
-    plates = cast(pd.DataFrame, screen.obs)[[c for c in ("compound", "dose", "plate", "batch") if c in screen.obs]]
+    columns = ("compound", "dose", "plate", "batch", "vehicle", "donor", "stimulation")
+    plates = cast(pd.DataFrame, screen.obs)[[name for name in columns if name in screen.obs]]
     plates = plates.assign(unit="uM") if "dose" in plates else plates
     write_csv(plates.rename_axis("well").reset_index(), folder / "plate_map.csv")
     counts = np.asarray(screen.layers["counts"]).astype(int)
