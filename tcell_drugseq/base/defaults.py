@@ -21,10 +21,7 @@ _VEHICLE = (
 )
 _STRATA = "columns (donor, cell type, stimulation, time) within which wells are compared"
 _SAMPLE_TYPE = "column with the kind of each well (control, untreated, blank, medium, empty); empty: by its name"
-_TREATMENT = (
-    "columns that tell treatments of a compound apart; none: dose, where there are several, and strata; "
-    "`compound`: nothing does"
-)
+_TREATMENT = "columns that part treatments of a compound; none: dose (if several) and strata; `compound`: nothing"
 
 
 @dataclass(frozen=True)
@@ -166,8 +163,7 @@ class TrainConfig(Settings):
     lambda_reg: float = option(0.2, "weight of the historical activation in the loss", low=0, high=1_000)
     split: str = option(
         "compound",
-        "what folds never share: compound, plate, batch or another obs column, as donor (folds 0: leave one out); "
-        "or random",
+        "what folds never share: compound, plate, batch or another (donor, folds 0: leave one out); or random",
     )
     folds: int = option(
         5,

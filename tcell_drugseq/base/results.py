@@ -810,6 +810,8 @@ ENTRIES = {
     "qc_dropped": "wells that were dropped",
     "qc_findings": "what was found of depth and replicates",
     "qc_replicates": "how alike the replicates of each compound are",
+    "design": "names of controls and reference compounds; columns of strata and treatments",
+    "set_aside": "wells that are no comparison (untreated, blank, medium, empty) and were left out: kind, name, wells",
     "best_epoch": "epoch of the final model",
     "pca": "shares of the variance along the two axes of obsm['X_pca'], as scanpy calls them",
     "importance_target": "the prediction that gene importance explains",

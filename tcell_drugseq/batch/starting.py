@@ -108,15 +108,16 @@ def propose_settings(
         compounds = adata.obs[column].astype(str).tolist() if column in adata.obs else []
     else:
         refuse(str(path), "", "no folder and no .h5ad file", "a folder with the CSV bundle or an .h5ad file")
-    if compounds and DataConfig().control not in compounds:
+    if compounds and DataConfig().control[0] not in compounds:
         name, remarks["control"] = likely_control(compounds)
-        proposed |= {"control": name} if name else {}
+        proposed |= {"control": (name,)} if name else {}
     return {"data_dir": str(path), **proposed}, remarks
 
 # %% ../../nbs/11_batch/07_starting.ipynb #128c7bcb
 def _entry(name: str, value: Any, about: str, used: bool, remark: str) -> list[str]:
     """The lines of one setting."""
-    text = yaml_text({name: list(value) if isinstance(value, tuple) else value}).strip()
+    one = isinstance(value, tuple) and len(value) == 1
+    text = yaml_text({name: value[0] if one else value}).strip()  # a list of several would take several lines
     said = [f"# TO DECIDE: {remark}"] if remark and not used else []
     return [*said, f"{'' if used else '# '}{text}  # {about}{f'; {remark}' if remark and used else ''}"]
 

@@ -143,7 +143,8 @@ def join_wells(
     _add_positions(obs, [pd.Index(ids)[keep]], " and ".join(where), pattern)
     if not keep.all():
         left = names[~keep].tolist()
-        notes.append(f"{where[0]}: wells left out, empty or set aside in {where[1]} ({len(left)}): {quote_some(left)}")
+        what = "empty" if set(kinds) <= {"", "empty"} else "empty or set aside"
+        notes.append(f"{where[0]}: wells left out, {what} in {where[1]} ({len(left)}): {quote_some(left)}")
     joined = counts[keep].copy()
     if not keep.all():
         joined.uns["set_aside"] = count_aside(kinds.tolist(), here["compound"].tolist())

@@ -130,7 +130,7 @@ def _set_control(frame: pd.DataFrame, cfg: ScreenConfig, file: str, notes: list[
     used = (aside_of(frame) == "").to_numpy()
     treated = frame["compound"][used]
     by_name = frame["compound"].isin(controls)
-    if fault := missing_controls(treated.tolist(), controls):
+    if fault := missing_controls(frame["compound"][~empty].tolist(), controls):
         refuse(file, "compound", *fault)
     if said := said_aside(count_aside(list(np.where(empty, "", kinds)), frame["compound"].tolist())):
         notes.append(f"{file}: {said}")

@@ -331,7 +331,7 @@ def _well_named(d: Draft) -> Callable[[int], str]:
 
 def _set_aside(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     """Leave out wells that are no comparison, and count them."""
-    if (columns := _columns(d)) is None or "compound" not in columns:
+    if (columns := _columns(d)) is None or missing_controls(d.columns.get("compound", []), cfg.control):
         return
     file = d.place("compound")[0]
     types = find_types(columns, cfg.sample_type, file, problems)

@@ -85,8 +85,8 @@ def test_all_files_are_written_and_nothing_beside_them(sent, made):
     told = about(made)
     assert (told["wells"], told["genes"], told["source"]["name"]) == (48, 300, "counts.csv")
     assert told["settings"] == {f.name: f.default for f in fields(ScreenConfig)} | {
-        "positive": [],
-        "rename": [],
+        **{name: [] for name in ("positive", "rename", "strata", "treatment")},
+        "control": ["DMSO"],
         "label": "Tscore>0.5",
     }
     assert [screen.uns["source"]["hash"] for screen in both(made)] == [told["source"]["hash"]] * 2
@@ -416,7 +416,11 @@ BAD = {  # how to break what was sent, what is asked for, what the line must hol
             "carries next to nothing",
         ],
     ),
-    "no such positive control": (nothing, f"{GOOD} --positive PMA", ["positive: found no well of 'PMA', expected"]),
+    "no such positive control": (
+        nothing,
+        f"{GOOD} --positive PMA",
+        ["map.csv: setting 'positive': found no well of 'PMA'"],
+    ),
     "no such label": (nothing, f"{GOOD} --label Foo>1", ["label: 'Foo>1': no score 'Foo'; found 'Tscore'"]),
     "no such root": (nothing, f"{GOOD} --root donor=1", ["root: 'donor=1': no column 'donor'; found 'compound'"]),
 }
