@@ -104,6 +104,29 @@ _CLAIMS = (
         ),
         key="audit",
     ),
+    Output(
+        "references.csv",
+        "audits",
+        "reference compounds (positive) beside the control wells: over all plates, then plate by plate",
+        (
+            Column("compound", "name of the reference compound"),
+            Column("plate", "the plate, with stratum and vehicle where there are several; empty: all of them together"),
+            Column("wells", "wells of the reference compound that have a distance"),
+            Column("controls", "control wells they are compared with"),
+            Column("auroc", "share of pairs with a control well in which the reference lies farther", "0 to 1"),
+            Column("p", "that it is so large by chance: wells permuted within plates, one-sided", "0 to 1"),
+            Column("recovered", "share of its wells beyond the 95th percentile of the control wells", "0 to 1"),
+            Column("recovered_low", "lower end of its 95 % interval (Wilson)", "0 to 1"),
+            Column("recovered_high", "upper end of it", "0 to 1"),
+            Column("by_chance", "share beyond it of a compound without effect; larger with few controls", "0 to 1"),
+            Column("z_prime_distance", "Z' of the latent distance, by medians; empty for fewer than two wells"),
+            Column("ssmd_distance", "SSMD of the latent distance, by medians"),
+            Column("z_prime_activation", "Z' of the predicted activation, or of the target that stands for it"),
+            Column("ssmd_activation", "SSMD of it; negative: below the control wells"),
+            Column("found", "True, over all plates: p times the number of reference compounds is below 0.05"),
+        ),
+        key="references",
+    ),
 )
 
 # %% ../../nbs/00_base/10_results.ipynb #b9f58d54

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.folds import Fold
 
 # %% auto #0
-__all__ = ['audit_run', 'add_quality', 'add_baselines', 'plan_next', 'add_evidence']
+__all__ = ['audit_run', 'add_quality', 'add_baselines', 'add_references', 'plan_next', 'add_evidence']
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #b6499e88
 def audit_run(
@@ -88,6 +88,19 @@ def add_baselines(
     metrics = pd.concat([results.uns["metrics"], *found], ignore_index=True)
     results.uns.update({"baselines": compared, "metrics": metrics})
 
+# %% ../../nbs/08_evidence/06_gather.ipynb #54051de4
+def add_references(
+    results: AnnData,  # predictions and distances in obs; `references` is added to uns where obs has is_positive
+) -> None:
+    """Measure how well the reference compounds are found."""
+    from tcell_drugseq.latent.references import measure_references
+
+    obs = cast(pd.DataFrame, results.obs)
+    if "is_positive" in obs and obs["is_positive"].any() and "dist_relative" in obs:
+        column = f"pred_{results.uns.get('direction_target', '')}"
+        activation = obs[column].to_numpy(float) if column in obs else None
+        results.uns["references"] = measure_references(obs, activation)
+
 # %% ../../nbs/08_evidence/06_gather.ipynb #a8851562
 _REPLICATES, _CONTROL_SHARE = 4, 1 / 6  # of a compound; of the wells of a plate
 
@@ -148,6 +161,7 @@ def add_evidence(
 
     stage("maps", partial(add_maps, results))
     stage("quality of the wells", partial(add_quality, results))
+    stage("reference compounds", partial(add_references, results))
     if cfg.compare.baselines and folds and len(results.uns["metrics"]):
         stage("baselines", compare)
     if cfg.importance.check_importance and views:

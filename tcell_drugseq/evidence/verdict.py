@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['BETTER', 'DEPTH_NO', 'DEPTH_LIMIT', 'Reason', 'decide_claims', 'weigh_audit', 'weigh_prediction', 'weigh_alone',
-           'replicate_agreement', 'weigh_distances', 'weigh_importance', 'judge_claims', 'list_causes', 'summarise']
+           'replicate_agreement', 'weigh_distances', 'weigh_references', 'weigh_importance', 'judge_claims',
+           'list_causes', 'summarise']
 
 # %% ../../nbs/08_evidence/05_verdict.ipynb #b3e015cf
 class Reason(NamedTuple):
@@ -271,6 +272,32 @@ def weigh_distances(
         reasons += [Reason(c, status, said, *against) for c in ON_DISTANCES]
     return reasons
 
+# %% ../../nbs/08_evidence/05_verdict.ipynb #88960e12
+def weigh_references(
+    table: pd.DataFrame,  # of measure_references
+) -> list[Reason]:
+    """Whether the reference compounds are found, and on which plates they are not."""
+    from scipy.stats import binom
+
+    found = table.loc[table["found"], "compound"]
+    if found.empty:
+        names = ", ".join(table["compound"].unique())
+        said = (
+            f"no reference compound is told from control wells ({names}), so a screen that finds nothing proves nothing"
+        )
+        against = ("reference compounds are not found", "check dispensing and dose of the reference compounds")
+        return [Reason("hits", "no claim", said, *against), Reason("ranking", "limited", said, *against)]
+    here = table[table["compound"].isin(found) & (table["plate"] != "") & table["recovered"].notna()]
+    on = here.assign(beyond=here["recovered"] * here["wells"]).groupby("plate")[["beyond", "wells"]].sum()
+    elsewhere = (on["beyond"].sum() - on["beyond"] + 1) / (on["wells"].sum() - on["wells"] + 2)
+    lost = on[binom.cdf(on["beyond"].round(), on["wells"], elsewhere) * len(on) < 0.05]
+    if lost.empty:
+        return []
+    plates = ", ".join(f"{row.Index} ({row.beyond:.0f} of {row.wells:.0f} wells)" for row in lost.itertuples())
+    said = f"reference compounds that are found elsewhere are not on {plates}"
+    against = ("reference compounds fail on a plate", "check that plate or repeat it")
+    return [Reason("hits", "limited", said, *against)]
+
 # %% ../../nbs/08_evidence/05_verdict.ipynb #750722cb
 def weigh_importance(
     results: AnnData,  # importance_target, and importance_checks where they were made
@@ -322,6 +349,8 @@ def judge_claims(
         against = ("one split judges and chooses", "judge wells in folds (folds)")
         prediction.append(Reason("prediction", "limited", said, *against))
     reasons = [*prediction, *weigh_distances(results, depth, cfg), *weigh_importance(results, prediction)]
+    if "references" in results.uns:
+        reasons += weigh_references(results.uns["references"])
     if "split" in results.obs and set(results.obs["split"][~results.obs["is_control"]]) == {"train"}:
         said = "every treated well was used in training: nothing shows how well the model predicts others"
         against = ("every well was used in training", "judge wells in folds (folds)")

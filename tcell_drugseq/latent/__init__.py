@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         compound_p_values as compound_p_values,
         smallest_p_values as smallest_p_values,
     )
+    from tcell_drugseq.latent.references import measure_references as measure_references
     from tcell_drugseq.latent.shifts import (
         control_distances as control_distances,
         find_centres as find_centres,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["distances", "shifts", "nulls", "treatments", "hits", "next_plates", "figures"],
+    submodules=["distances", "shifts", "nulls", "treatments", "hits", "next_plates", "figures", "references"],
     submod_attrs={
         "distances": [
             "add_distances",
@@ -81,6 +82,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hits": ["Called", "best_wells", "call_compounds", "call_folds", "compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["compound_p_values", "smallest_p_values"],
+        "references": ["measure_references"],
         "treatments": ["heterogeneity"],
         "shifts": ["control_distances", "find_centres", "level_plates", "shift_wells", "smallest_unit"],
     },

@@ -78,7 +78,7 @@ def test_no_key_of_uns_is_misspelt(trained):
     keys = {o.key for o in OUTPUTS if o.key}
     assert set(results.uns) - keys - set(ENTRIES) == set()
     assert keys - set(results.uns) == set()  # a training on this screen makes every table
-    screened = {"notes", "qc_limits", "qc_dropped", "set_aside"}  # of `tcell-drugseq screen`, or where wells are set aside
+    screened = {"notes", "qc_limits", "qc_dropped", "set_aside"}  # of `screen`, or where wells are set aside
     assert set(ENTRIES) - set(results.uns) == screened
     assert {o.file for o in OUTPUTS if o.key} <= set(tables(folder))
 
