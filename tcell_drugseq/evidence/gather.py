@@ -115,13 +115,17 @@ def plan_next(
 
     hits, obs = results.uns["hits"], cast(pd.DataFrame, results.obs)
     listed = retest_list(hits, obs, cfg.hits)
-    names = (listed if len(listed) else hits)["compound"].tolist()
+    known = obs["compound"][obs["is_positive"]].astype(str) if "is_positive" in obs else pd.Series(dtype=str)
+    plates_now = obs["plate"].nunique() if "plate" in obs else 1
+    references = [str(name) for name, n in known.value_counts().items() for _ in range(-(-int(n) // plates_now))]
+    ours = (table.loc[~table["compound"].isin(references), "compound"].tolist() for table in (listed, hits))
+    names = next(filter(None, ours), [])
     size = (int(row_numbers(obs["row"]).max()) + 1, int(obs["column"].max())) if "row" in obs else (1, 1)
     wells = prod(plate_shape(*size, least=96))
     controls = round(wells * _CONTROL_SHARE)
-    plates = max(_REPLICATES, -(-len(names) * _REPLICATES // (wells - controls)))
+    plates = max(_REPLICATES, -(-len(names) * _REPLICATES // (wells - controls - len(references))))
     control = str(obs["compound"][obs["is_control"]].iloc[0])
-    plan = next_layout(names, plates, wells, controls, cfg.hits.hit_seed, _REPLICATES, control)
+    plan = next_layout(names, plates, wells, controls, cfg.hits.hit_seed, _REPLICATES, control, references)
     results.uns.update({"retest_list": listed, "next_layout": plan})
 
 # %% ../../nbs/08_evidence/06_gather.ipynb #c53c7906

@@ -5,6 +5,7 @@
 # %% ../../nbs/04_latent/06_next_plates.ipynb #fbee291b
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
@@ -113,7 +114,7 @@ def _seat(here: np.ndarray, controls: np.ndarray, used: list, shape: tuple, rng:
 
 
 def _check_plan(
-    compounds: list[str], control: str, n_plates: int, plate_wells: int, n_controls: int, n_replicates: int
+    compounds: list[str], control: str, n_plates: int, plate_wells: int, n_fixed: int, n_replicates: int
 ) -> None:
     if plate_wells not in PLATE_SHAPES:
         raise InputError(f"plate_wells: found {plate_wells}, expected one of {', '.join(map(str, PLATE_SHAPES))}")
@@ -125,8 +126,8 @@ def _check_plan(
         )
     if not 1 <= n_replicates <= n_plates:
         raise InputError(f"n_replicates: found {n_replicates}, expected 1 to {n_plates} (one plate each)")
-    fullest = ceil(len(compounds) * n_replicates / n_plates) + n_controls
-    if n_controls < 0 or fullest > plate_wells:
+    fullest = ceil(len(compounds) * n_replicates / n_plates) + n_fixed
+    if n_fixed < 0 or fullest > plate_wells:
         raise InputError(
             f"plates: {fullest} wells are needed on a plate, {plate_wells} are there; add plates or drop compounds"
         )
@@ -140,20 +141,24 @@ def next_layout(
     seed: int = 614,
     n_replicates: int = 2,  # each on a plate of its own
     control: str = "DMSO",
+    references: Sequence[str] = (),  # names of further wells on each plate, once per well, scattered as controls are
 ) -> pd.DataFrame:  # well, plate, row, column, compound; unused wells are left out
     """A randomised layout for the next screen; raises `InputError` for one that does not fit."""
     compounds = [str(c) for c in compounds]
-    _check_plan(compounds, control, n_plates, plate_wells, n_controls, n_replicates)
+    fixed = [control] * n_controls + list(references)  # on each plate
+    if both := sorted(set(compounds) & set(references)):
+        raise InputError(f"compounds: {both[0]!r} is a reference, which is on each plate")
+    _check_plan(compounds, control, n_plates, plate_wells, len(fixed), n_replicates)
     rng, shape, n = np.random.default_rng(seed), PLATE_SHAPES[plate_wells], len(compounds)
     deals = [_deal(n, n_plates, n_replicates, rng) for _ in range(_STARTS)]
     on, parts = max(deals, key=_efficiency) if n > 1 else deals[0], []
     used = [np.zeros((n, side), bool) for side in shape]  # rows and columns that a compound had before
     for p in range(n_plates):
         here = np.flatnonzero(on[:, p])
-        controls = _scatter(n_controls, shape, rng)
-        chosen = _seat(here, controls, used, shape, rng)
-        at = np.concatenate([controls, chosen])
-        names = [control] * n_controls + [compounds[c] for c in here]
+        first = _scatter(len(fixed), shape, rng)
+        chosen = _seat(here, first, used, shape, rng)
+        at = np.concatenate([first, chosen])
+        names = fixed + [compounds[c] for c in here]
         parts.append(pd.DataFrame({"plate": f"P{p + 1}", "r": at[:, 0], "column": at[:, 1] + 1, "compound": names}))
     wells = pd.concat(parts).sort_values(["plate", "r", "column"], kind="stable", ignore_index=True)
     wells["row"] = [ROWS[r] for r in wells["r"]]
