@@ -28,8 +28,9 @@ from .treatments import active_treatments, heterogeneity, search_p_values
 from ..training.folds import Fold
 
 # %% auto #0
-__all__ = ['COLUMNS', 'SEARCHED', 'ACROSS', 'Measured', 'shift_intervals', 'measure_compounds', 'measure_treatments', 'resample',
-           'reasons_against', 'Called', 'call_compounds', 'compound_hits', 'best_wells', 'call_folds', 'fold_hits']
+__all__ = ['COLUMNS', 'REFERENCE', 'SEARCHED', 'ACROSS', 'Measured', 'shift_intervals', 'measure_compounds', 'measure_treatments',
+           'resample', 'reasons_against', 'Called', 'call_compounds', 'compound_hits', 'best_wells', 'call_folds',
+           'fold_hits']
 
 # %% ../../nbs/04_latent/05_hits.ipynb #b2b86502
 class Measured(NamedTuple):
@@ -232,11 +233,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
+REFERENCE = "a reference compound: its effect is known, and it counts for no discovery"
+
+
 def _finish(parts: list[Measured], cfg: HitConfig, what: str = "compounds") -> pd.DataFrame:
     """Ranks, q, direction, hit and the reasons against it, over all compounds (or treatments) together."""
     parts = [part for part in parts if len(part.table)] or parts[:1]
     table = pd.concat([part.table for part in parts]).join(resample(parts, cfg)).rename_axis("compound").reset_index()
-    known, table["q"] = table["p"].notna(), q_values(table["p"])
+    known = table["p"].notna() & (table["against"] != REFERENCE)
+    table["q"] = q_values(table["p"].where(known)).fillna(q_values(table["p"].where(~known)))
     table["smallest_q"] = (table["smallest_p"] * known.sum()).clip(upper=1)
     table["direction"] = np.select([table["low"] > 0, table["high"] < 0], ["activating", "suppressing"], "none")
     table.loc[table["wells"] == 1, "direction"] = "none"  # one well can't tell an effect from an accident
@@ -305,6 +310,8 @@ def _call(jobs: list[_Job], obs: pd.DataFrame, against: dict[str, str], lost: pd
     """What is called; `against` says what stands against a compound, `lost` holds wells that no latent judges."""
     pairs = [measure_treatments(z[at], obs[at], a if a is None else a[at], cfg) for z, a, at in jobs]
     owner = obs["compound"].astype(str).groupby(treatment_of(obs)).first()
+    positive = obs["is_positive"].to_numpy(bool) if "is_positive" in obs else np.zeros(len(obs), bool)
+    against = against | dict.fromkeys(obs["compound"][positive].astype(str), REFERENCE)
     for part in (part for pair in pairs for part in pair if part is not None):
         part.table["against"] = [
             against.get(c) or against.get(str(owner.get(c, c)), "") for c in map(str, part.table.index)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..data.design import blocks
+from .shifts import smallest_unit
+
 # %% auto #0
 __all__ = ['REFERENCE_COLUMNS', 'block_names', 'robust_quality', 'block_auroc', 'measure_references']
 
@@ -16,8 +19,9 @@ def block_names(
     obs: pd.DataFrame,  # (N,) plate, and where there are several stratum and vehicle
 ) -> np.ndarray:  # (N,) text
     """What each well is compared within."""
-    parts = [obs[name].astype(str).tolist() for name in ("plate", "stratum", "vehicle") if name in obs]
-    return np.array([" · ".join(part) for part in zip(*parts, strict=True)] or ["all wells"] * len(obs))
+    narrowed = blocks(obs)
+    name = smallest_unit(narrowed)
+    return np.full(len(obs), "all wells") if name == "all" else narrowed[name].astype(str).to_numpy()
 
 # %% ../../nbs/04_latent/08_references.ipynb #70734f07
 def robust_quality(
