@@ -14,6 +14,7 @@ import pandas as pd
 from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..data.wells import PLATE_SHAPES, ROWS
+from .hits import REFERENCE
 
 # %% auto #0
 __all__ = ['retest_list', 'layout_efficiency', 'next_layout']
@@ -25,7 +26,7 @@ def retest_list(
     cfg: HitConfig = HitConfig(),  # hit_q: near hits have a p below it
 ) -> pd.DataFrame:  # status ("hit", "near"), compound, direction, p, q, agreement, [doses,] wells, why_not; hits first
     """Compounds worth another experiment, with their doses and wells."""
-    near = (hits["p"] < cfg.hit_q) & (hits["null_level"] == "plate")
+    near = (hits["p"] < cfg.hit_q) & (hits["null_level"] == "plate") & (hits["why_not"] != REFERENCE)
     table = hits.assign(status=np.select([hits["hit"], near], ["hit", "near"], ""))
     table = table[table["status"] != ""].sort_values(
         ["hit", "p", "rank"], ascending=[False, True, True], ignore_index=True
