@@ -27,9 +27,10 @@ def contrasts(
 ) -> tuple[np.ndarray, np.ndarray]:  # (D, r) weights; (D,) bool: of the family of trends
     """Weights of the wells of a compound in all that is asked of them."""
     one = (treatment == np.unique(treatment)[:, None]).astype(float)
-    strata = np.unique(stratum)
-    each = [rank * (stratum == s) for s in strata] if len(strata) > 1 and len(set(rank)) > 1 else []
-    trends = np.array([rank, *each], float)
+    strata, trends = np.unique(stratum), [np.ones(len(rank))]
+    if len(set(rank)) > 1:
+        trends += [rank, *(rank * (stratum == s) for s in strata if len(strata) > 1)]
+    trends = np.array(trends, float)
     return np.concatenate([one, trends]), np.arange(len(one) + len(trends)) >= len(one)
 
 # %% ../../nbs/04_latent/04_treatments.ipynb #1cd17daf
