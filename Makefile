@@ -58,7 +58,7 @@ setup: .venv/ready
 	@touch $@
 
 data/simulated: | setup
-	$(BIN)/tcell-drugseq simulate $@
+	$(BIN)/tcell-drugseq simulate $@ --n_compounds 80 --n_doses 4 --n_references 3 --n_controls 72
 
 # The documentation as a site in build/docs: the notebooks as they are, the pages of nbs/docs, and three reports that are
 # made when they are not there yet (`make docs GALLERY=` makes none). Links are checked. It installs the extra `docs`.

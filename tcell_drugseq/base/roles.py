@@ -300,7 +300,8 @@ def _treatment_columns(columns: Mapping[str, Any], strata: Sequence[str]) -> lis
 def _part(name: str, text: str, unit: str) -> str:
     """A level as a treatment's name says it."""
     if name == "dose":
-        return f"{text} {unit}".strip()
+        number = float(text) if text else np.nan
+        return f"{number:g} {unit}".strip() if np.isfinite(number) else f"{text} {unit}".strip()
     return text if spelling_key(name) in spelling_key(text) else f"{name} {text}"
 
 

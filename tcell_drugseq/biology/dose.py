@@ -526,7 +526,7 @@ def dose_response(
         row = dict(zip(table, name, strict=True)) | {"wells": len(at), "n_doses": len(tested[name])}
         if name not in curves:
             said = f"too few doses: found {len(tested[name])}, expected at least {min_doses}"
-            rows.append(row | {"status": "too few doses", "verdict": said})
+            rows.append(row | {"status": "too few doses", "verdict": said, "fit": "not tested: too few doses"})
             continue
         curve = judge_curve(curves[name], tested[name], q[name], alpha, unit, "q", q_fit.get(name, np.nan))
         rows.append(
