@@ -1554,6 +1554,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tcell_drugseq/data/reading.py'),
                                             'tcell_drugseq.data.reading._normalise': ( '01_data/reading.html#_normalise',
                                                                                        'tcell_drugseq/data/reading.py'),
+                                            'tcell_drugseq.data.reading._of_design': ( '01_data/reading.html#_of_design',
+                                                                                       'tcell_drugseq/data/reading.py'),
                                             'tcell_drugseq.data.reading._read': ( '01_data/reading.html#_read',
                                                                                   'tcell_drugseq/data/reading.py'),
                                             'tcell_drugseq.data.reading._said_of_groups': ( '01_data/reading.html#_said_of_groups',
