@@ -31,6 +31,7 @@ from tcell_drugseq.base.roles import (
     kinds_set_aside,
     missing_controls,
     said_aside,
+    said_of_splits,
     said_of_types,
 )
 from ..base.settings import InputError, with_leaves
@@ -585,7 +586,10 @@ def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
 def _understood(d: Draft, cfg: DataConfig) -> list[str]:
     """What a draft was taken for, a line for each part."""
     unit = {"unit": d.kept["unit"]} if "unit" in d.kept else {}
-    return [*said_of_wells(d.wells or [], d.columns | unit, d.made.get("set_aside")), *_said_of_values(d, cfg)]
+    known = _columns(d) or {}
+    loose = said_of_splits(pd.DataFrame(known)) if {"compound", "is_control"} <= set(known) else []
+    wells = said_of_wells(d.wells or [], d.columns | unit, d.made.get("set_aside"))
+    return [*wells, *loose, *_said_of_values(d, cfg)]
 
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(

@@ -93,9 +93,17 @@ def test_a_simulated_design_is_read_by_its_settings(tmp_path: Path):
     said(tmp_path, "simulate", "out", *layout.split(), "--n_controls=16", "--n_genes=100")
     settings = ["--control=DMSO 0.1%", "--control=DMSO 0.3%", "--strata=donor", "--strata=stimulation"]
     settings += ["--positive=dexamethasone"]
+    mixed = AnnData(np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32))
+    mixed.obs = pd.DataFrame(
+        {"compound": ["DMSO", "A", "B"] * 8, "donor": ["D1"] * 12 + ["D2"] * 12, "label": [0, 1] * 12}
+    )
+    mixed.write_h5ad(tmp_path / "mixed.h5ad")
     lines = said(tmp_path, "validate", "out", *settings)
     assert "strata: 4: 'D1 · resting' (16 controls" in lines and "vehicles: 2: " in lines
     assert "no problems found" in lines
+    assert "is not named in strata" not in lines
+    unnamed = said(tmp_path, "validate", "mixed.h5ad")
+    assert "column 'donor' splits the 8 control wells ('D1', 'D2') and is not named in strata" in unnamed
     said(tmp_path, "audit", "--data_dir=out", "--out_dir=audit", *settings)
     assert (tmp_path / "audit" / "audit.csv").exists()
 
