@@ -15,6 +15,7 @@ import pandas as pd
 from .layout import what_lacks
 from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
+from ..base.roles import compared_together, splitting_columns
 from ..base.settings import InputError
 from ..base.tables import kept_names, quote_some, several_spellings
 from ..data.matrix import to_dense
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'LONE_PLATE', 'V_WARN',
-           'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings', 'audit_controls', 'null_wells',
-           'compound_floors', 'audit_smallest_q', 'power_of_shift', 'leading_scores', 'control_variances',
-           'audit_power', 'audit_compound_plates', 'cramers_v', 'audit_plate_targets']
+__all__ = ['log', 'MIN_CONTROLS', 'N_COMPONENTS', 'ACTING', 'POWER_WARN', 'POWER_FAIL', 'SHIFTS', 'SPLIT_P', 'SPLIT_FAIL',
+           'LONE_PLATE', 'V_WARN', 'V_FAIL', 'wells_per_compound', 'audit_replicates', 'audit_spellings',
+           'audit_controls', 'null_wells', 'compound_floors', 'audit_smallest_q', 'power_of_shift', 'leading_scores',
+           'control_variances', 'audit_power', 'explained_within', 'audit_kinds_of_controls', 'audit_compound_plates',
+           'cramers_v', 'audit_plate_targets']
 
 # %% ../../nbs/07_audit/04_design.ipynb #cda25790
 def wells_per_compound(
@@ -276,6 +278,70 @@ def audit_power(
     said += f"; the smallest p here is {lowest:.2g}" * (lowest > p)
     status = judge(power[-1], POWER_WARN, POWER_FAIL, high_is_bad=False)
     return [Finding(name, "shift of 3 SD", power[-1], POWER_WARN, status, said)]
+
+# %% ../../nbs/07_audit/04_design.ipynb #a3c1d012
+SPLIT_P, SPLIT_FAIL = 0.01, 0.25
+
+
+def explained_within(
+    z: np.ndarray,  # (n, K)
+    level: np.ndarray,  # (n,) of texts
+    group: np.ndarray,  # (n,) wells that are compared with each other
+    rng: np.random.Generator,
+    draws: int = 999,
+) -> tuple[float, float]:  # adjusted R2, NaN where no wells are left to judge by; p
+    """Share of the variance within groups that the levels explain, and its p by permutations within groups."""
+
+    def within(values: np.ndarray) -> np.ndarray:
+        return values - pd.DataFrame(values).groupby(group).transform("mean").to_numpy()
+
+    order = np.argsort(group, kind="stable")
+    z, dummies = within(z)[order], within(pd.get_dummies(level).to_numpy(float))[order]
+    u, s, _ = np.linalg.svd(dummies, full_matrices=False)
+    axes, total = u[:, s > 1e-9 * max(1.0, s.max())], (z**2).sum()
+    left = len(z) - len(np.unique(group))
+    if left <= axes.shape[1] or total == 0:
+        return float("nan"), 1.0
+
+    def share(rows: np.ndarray) -> float:
+        return float((axes.T @ z[rows]).ravel() @ (axes.T @ z[rows]).ravel() / total)
+
+    found, home = share(np.arange(len(z))), np.asarray(group)[order]
+    by_chance = [share(np.lexsort((rng.random(len(z)), home))) for _ in range(draws)]
+    p = (1 + sum(value >= found - 1e-12 for value in by_chance)) / (1 + draws)
+    return 1 - (1 - found) * left / (left - axes.shape[1]), p
+
+# %% ../../nbs/07_audit/04_design.ipynb #a3c1d015
+@audit(
+    "controls of one kind",
+    forbids=ON_DISTANCES,
+    cause="control wells are of several kinds",
+    todo="name the column in `strata`",
+)
+def audit_kinds_of_controls(
+    screen: AnnData,  # a Screen
+    seed: int = 614,  # of the permutations
+    cfg: RunConfig = RunConfig(),  # hits: centre_controls
+) -> list[Finding]:  # one for each column that splits control wells; none without such a column
+    """Does a column that no setting names tell control wells apart which are compared with each other?"""
+    obs, found = cast(pd.DataFrame, screen.obs), []
+    columns = splitting_columns(obs, cfg.hits.centre_controls)
+    if not columns:
+        return []
+    control = obs["is_control"].to_numpy(bool)
+    group = compared_together(obs, cfg.hits.centre_controls).to_numpy()[control]
+    x = to_dense(screen.X, np.float32)[control].astype(float)
+    z = leading_scores(x - pd.DataFrame(x).groupby(group).transform("mean").to_numpy(), N_COMPONENTS)
+    rng = np.random.default_rng(seed)
+    for name, level in columns.items():
+        share, p = explained_within(z, level.to_numpy()[control], group, rng)
+        p = min(1.0, p * len(columns))
+        status = "pass" if np.isnan(share) or p >= SPLIT_P else "fail" if share >= SPLIT_FAIL else "warn"
+        said = f"column {name!r} splits the {control.sum()} control wells and is not named in strata"
+        said += f"; it explains {max(share, 0.0):.0%} of their variance, p {p:.2g}" if share == share else ""
+        said += ": a distance to them is in part one between their kinds" * (status != "pass")
+        found.append(Finding("controls of one kind", name, share, SPLIT_FAIL, status, said))
+    return found
 
 # %% ../../nbs/07_audit/04_design.ipynb #5c37970f
 LONE_PLATE = 0.1  # share of compounds

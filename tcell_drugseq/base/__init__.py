@@ -113,13 +113,16 @@ if TYPE_CHECKING:
     from tcell_drugseq.base.roles import (
         PARTS as PARTS,
         add_roles as add_roles,
+        compared_together as compared_together,
         count_aside as count_aside,
         find_types as find_types,
         kinds_set_aside as kinds_set_aside,
         missing_controls as missing_controls,
         odd_unit as odd_unit,
         said_aside as said_aside,
+        said_of_splits as said_of_splits,
         said_of_types as said_of_types,
+        splitting_columns as splitting_columns,
         without_controls as without_controls,
     )
     from tcell_drugseq.base.settings import (
@@ -274,13 +277,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "roles": [
             "PARTS",
             "add_roles",
+            "compared_together",
             "count_aside",
             "find_types",
             "kinds_set_aside",
             "missing_controls",
             "odd_unit",
             "said_aside",
+            "said_of_splits",
             "said_of_types",
+            "splitting_columns",
             "without_controls",
         ],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .defaults import DataConfig, ScreenConfig
+from .defaults import DataConfig, HitConfig, ScreenConfig
 from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 
 # %% auto #0
-__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
+__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'MOST_LEVELS', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
            'said_of_types', 'level_texts', 'find_types', 'strata_of', 'vehicles_of', 'without_controls', 'odd_unit',
-           'treatments_of', 'add_roles']
+           'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -285,6 +285,58 @@ def odd_unit(
     known = quote_some(sorted({unit.strip() for unit, at in zip(units, dosed & given, strict=True) if at}), 3)
     found = f"{np.asarray(doses, float)[bare[0]]:g} without a unit beside doses in {known} ({len(bare)} such wells)"
     return int(bare[0]), found, "a unit for every dose, or for none"
+
+# %% ../../nbs/00_base/15_roles.ipynb #a3c1d002
+def compared_together(
+    obs: pd.DataFrame,  # (N,) is_control; plate, batch, stratum and vehicle where known
+    min_controls: int = HitConfig.centre_controls,  # that a plate or batch needs for a centre of its own
+) -> pd.Series:  # (N,) number of the group
+    """Which wells are measured from the same control wells."""
+    inside = [obs[name].astype(str) for name in ("stratum", "vehicle") if name in obs]
+    group = pd.Series([("all", "", *own) for own in zip(*inside, strict=True)] or [("all", "")] * len(obs), obs.index)
+    for level in [name for name in ("batch", "plate") if name in obs]:
+        finer = pd.Series(list(zip([level] * len(obs), obs[level].astype(str), *inside, strict=True)), obs.index)
+        group = group.where(obs["is_control"].groupby(finer).transform("sum") < min_controls, finer)
+    return pd.Series(pd.factorize(group)[0], obs.index)
+
+# %% ../../nbs/00_base/15_roles.ipynb #a3c1d003
+MOST_LEVELS = 12  # of a column that may be a donor, a time, a stimulation
+_NOT_ASKED = {"is_control", "row", "column", "label", "cluster", "activation_old", "dose", "unit", "well", "position"}
+_NOT_ASKED |= {"compound", "plate", "batch", *("stratum", "vehicle", "is_positive", "treatment")}
+
+
+def _one_to_one(a: pd.Series, b: pd.Series) -> bool:
+    """Whether two columns cut the wells alike."""
+    return len(pd.DataFrame({"a": a, "b": b}).drop_duplicates()) == a.nunique() == b.nunique()
+
+
+def splitting_columns(
+    obs: pd.DataFrame,  # (N,) compound, is_control, and all other columns of the wells
+    min_controls: int = HitConfig.centre_controls,  # as of `compared_together`
+) -> dict[str, pd.Series]:  # column -> (N,) its levels; few, each with controls and at least two compounds
+    """Columns, named by no setting, that differ between control wells that are taken for alike."""
+    control, group = obs["is_control"].to_numpy(bool), compared_together(obs, min_controls)[obs["is_control"]]
+    known = [obs[name].astype(str) for name in ("row", "column", "label", "cluster", "batch") if name in obs]
+    found = {}
+    for name in [str(c) for c in obs if c not in _NOT_ASKED and 1 < obs[c].nunique() <= MOST_LEVELS]:
+        level = pd.Series(level_texts(obs[name]), obs.index)
+        compounds = obs["compound"].astype(str)[~control].groupby(level[~control]).nunique()
+        serves = set(level) == set(level[control]) == set(compounds.index[compounds > 1]) and "" not in set(level)
+        if serves and level[control].groupby(group).nunique().max() > 1:
+            if not any(_one_to_one(level, other) for other in known):
+                found[name] = level
+    return found
+
+
+def said_of_splits(
+    obs: pd.DataFrame,  # as of `splitting_columns`
+) -> list[str]:  # in words, a line for each column
+    """That a column tells control wells apart which are taken for alike."""
+    n = int(obs["is_control"].sum())
+    return [
+        f"column {name!r} splits the {n} control wells ({quote_some(sorted(set(level)), 4)}) and is not named in strata"
+        for name, level in splitting_columns(obs).items()
+    ]
 
 # %% ../../nbs/00_base/15_roles.ipynb #e34dba81
 def _treatment_columns(columns: Mapping[str, Any], strata: Sequence[str]) -> list[str]:

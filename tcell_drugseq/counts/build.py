@@ -73,7 +73,7 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
 # %% ../../nbs/06_counts/15_build.ipynb #49816518
 def _add_roles(wells: AnnData, roles: Mapping[str, str], file: str, cfg: ScreenConfig) -> None:
     """Add the part that each well plays (`00_base/15_roles`); columns of the map by these names become NAME_given."""
-    from tcell_drugseq.base.roles import PARTS, add_roles
+    from tcell_drugseq.base.roles import PARTS, add_roles, said_of_splits
     from tcell_drugseq.base.tables import Problems
 
     obs, problems = cast(pd.DataFrame, wells.obs), Problems()
@@ -89,6 +89,7 @@ def _add_roles(wells: AnnData, roles: Mapping[str, str], file: str, cfg: ScreenC
     design |= {key: [given.get(name, name) for name in design[key]] for key in ("strata", "treatment")}
     wells.obs = obs.rename(columns=given).assign(**found)
     wells.uns["design"] = design
+    said += said_of_splits(cast(pd.DataFrame, wells.obs))
     wells.uns["notes"] = [*wells.uns["notes"], *(f"{file}: {words}" for words in said)]
 
 

@@ -31,6 +31,7 @@ from tcell_drugseq.base.roles import (
     kinds_set_aside,
     missing_controls,
     said_aside,
+    said_of_splits,
     said_of_types,
 )
 from ..base.settings import InputError, with_leaves
@@ -585,7 +586,10 @@ def _said_of_values(d: Draft, cfg: DataConfig) -> list[str]:
 def _understood(d: Draft, cfg: DataConfig) -> list[str]:
     """What a draft was taken for, a line for each part."""
     unit = {"unit": d.kept["unit"]} if "unit" in d.kept else {}
-    return [*said_of_wells(d.wells or [], d.columns | unit, d.made.get("set_aside")), *_said_of_values(d, cfg)]
+    known = _columns(d) or {}
+    loose = said_of_splits(pd.DataFrame(known)) if {"compound", "is_control"} <= set(known) else []
+    wells = said_of_wells(d.wells or [], d.columns | unit, d.made.get("set_aside"))
+    return [*wells, *loose, *_said_of_values(d, cfg)]
 
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
@@ -601,6 +605,7 @@ def find_problems(
 
 # %% ../../nbs/01_data/04_reading.ipynb #e6cb47dc
 _COLUMNS = ("compound", "label", "activation_old", "cluster", "dose")  # of obs, that a bundle has a file for
+_DESIGN = ("donor", "stimulation", "vehicle")  # of obs, that stand in its obs.csv
 
 
 def _check_gaps(screen: AnnData, folder: Path) -> None:
@@ -611,6 +616,15 @@ def _check_gaps(screen: AnnData, folder: Path) -> None:
         if gaps := [text.strip() for text in as_texts(values)].count(""):
             found = f"found {gaps} wells without a value, expected a value in every well of a bundle"
             raise InputError(f"{folder}: {name}: {found}")
+
+
+def _of_design(screen: AnnData) -> pd.DataFrame:
+    """The columns of the wells that tell a design, as texts; none where there is no such column."""
+    design = screen.uns.get("design", {})
+    named = [str(name) for key in ("strata", "treatment") for name in design.get(key, ())]
+    placed = {*_COLUMNS, "plate", "batch", "row", "column"}  # has its own file, or stands in the well's id
+    own = [name for name in dict.fromkeys([*_DESIGN, *named]) if name in screen.obs and name not in placed]
+    return pd.DataFrame({name: as_texts(screen.obs[name]) for name in own})
 
 # %% ../../nbs/01_data/04_reading.ipynb #363e45bf
 def holds_design(
@@ -641,7 +655,7 @@ def write_bundle(
 ) -> None:
     """Write the CSV bundle of a screen; raises `InputError` if there is one already or a value is lacking.
 
-    Positions are in the well ids; other columns of `obs` have no place in a bundle.
+    Positions are in the well ids, columns that tell a design in `obs.csv`; others of `obs` have no place in a bundle.
     """
     folder = Path(folder)
     if there := [name for names in FILES.values() for name in names if (folder / name).exists()]:
@@ -657,6 +671,8 @@ def write_bundle(
     tables |= {"well": pd.DataFrame({"well_id": screen.obs_names})} | (
         {} if scores is None else {"score": cast(pd.DataFrame, scores)}
     )
+    if len((design := _of_design(screen)).columns):
+        tables["obs"] = design
     counts, genes = screen.layers.get("counts"), [str(gene) for gene in screen.var_names]
     if counts is not None and any((part % 1 != 0).any() for _, part in row_blocks(counts)):
         raise InputError(f"{folder}: layer counts: found values that are no whole numbers, expected raw counts")

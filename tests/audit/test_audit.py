@@ -258,3 +258,24 @@ def test_running_a_notebook_moves_no_audit():
         assert [a.name for a in audits_of(notebook)] == [name] and AUDITS[name].home == before.home
     finally:
         AUDITS[name] = before
+
+
+def two_donors(seed: int, effect: float) -> AnnData:
+    """A small plate of noise with wells of two donors, the second of whom differs in a third of the genes."""
+    rng = np.random.default_rng(seed)
+    obs = pd.DataFrame({"compound": ["DMSO"] * 16 + [f"c{i // 4}" for i in range(48)], "plate": "P1"})
+    obs["is_control"] = obs["compound"] == "DMSO"
+    obs["donor"] = np.tile(["D1", "D2"], 32)
+    x = rng.normal(size=(64, 30)) + effect * (obs["donor"].to_numpy() == "D2")[:, None] * (np.arange(30) < 10)
+    return AnnData(x.astype(np.float32), obs=obs.set_index(obs.index.map("w{}".format)))
+
+
+def test_a_donor_that_nobody_named_is_found_and_noise_is_not():
+    found = audit_screen(two_donors(0, 2.0)).set_index("audit").loc["controls of one kind"]
+    assert found["status"] == "fail" and found["tested"] == "donor" and found["value"] > 0.25
+    assert "column 'donor' splits the 16 control wells and is not named in strata" in found["meaning"]
+    named = two_donors(0, 2.0)
+    named.obs["stratum"] = named.obs["donor"]
+    assert design.audit_kinds_of_controls(named) == []
+    accused = [f.status != "pass" for seed in range(60) for f in design.audit_kinds_of_controls(two_donors(seed, 0.0))]
+    assert len(accused) == 60 and np.mean(accused) < 0.05

@@ -61,6 +61,53 @@ def test_other_columns_of_a_bundle_stand_in_obs_csv(tmp_path: Path):
     assert (found[["stratum", "vehicle"]].astype(str) == known[["stratum", "vehicle"]].astype(str)).all(axis=None)
 
 
+def test_a_design_is_written_to_obs_csv_and_read_again(tmp_path: Path):
+    made = wells()
+    made.obs.loc[made.obs["donor"] == "D2", "donor"] = 'β, "2"'
+    screen = read_screen(made, **SETTINGS)
+    write_bundle(screen, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "obs.csv").read_text("utf-8").splitlines()[0] == "donor,vehicle"
+    again = read_screen(tmp_path / "bundle", **SETTINGS)
+    assert again.uns["source"]["hash"] == screen.uns["source"]["hash"]
+    plain = made[:, :].copy()
+    plain.obs = made.obs[["compound", "label", "dose", "unit"]]
+    write_bundle(plain, tmp_path / "plain")
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == [
+        "dose.csv",
+        "expr_mat.csv",
+        "labels_cls.csv",
+        "meta_id.csv",
+        "well_id.csv",
+    ]
+
+
+def said(folder: Path, *command: str) -> str:
+    """What a command prints, once it has done its work."""
+    done = subprocess.run([sys.executable, "-m", "tcell_drugseq", *command], capture_output=True, text=True, cwd=folder)
+    assert done.returncode in (0, 3), done.stderr  # 3: an audit failed
+    return done.stdout
+
+
+def test_a_simulated_design_is_read_by_its_settings(tmp_path: Path):
+    layout = "--n_donors=2 --stimulations=2 --vehicles=2 --n_doses=3 --n_references=2 --n_plates=1 --n_compounds=5"
+    said(tmp_path, "simulate", "out", *layout.split(), "--n_controls=16", "--n_genes=100")
+    settings = ["--control=DMSO 0.1%", "--control=DMSO 0.3%", "--strata=donor", "--strata=stimulation"]
+    settings += ["--positive=dexamethasone"]
+    mixed = AnnData(np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32))
+    mixed.obs = pd.DataFrame(
+        {"compound": ["DMSO", "A", "B"] * 8, "donor": ["D1"] * 12 + ["D2"] * 12, "label": [0, 1] * 12}
+    )
+    mixed.write_h5ad(tmp_path / "mixed.h5ad")
+    lines = said(tmp_path, "validate", "out", *settings)
+    assert "strata: 4: 'D1 · resting' (16 controls" in lines and "vehicles: 2: " in lines
+    assert "no problems found" in lines
+    assert "is not named in strata" not in lines
+    unnamed = said(tmp_path, "validate", "mixed.h5ad")
+    assert "column 'donor' splits the 8 control wells ('D1', 'D2') and is not named in strata" in unnamed
+    said(tmp_path, "audit", "--data_dir=out", "--out_dir=audit", *settings)
+    assert (tmp_path / "audit" / "audit.csv").exists()
+
+
 def without(made: AnnData, **values: str) -> AnnData:
     """The wells without those where a column has a value."""
     ((name, value),) = values.items()
