@@ -43,7 +43,7 @@ class Member:
 
 
 _READ = ("hits.csv", "run.yaml", "results.h5ad")
-_OF_ASSAY = {"control", "label", "scores", "layer", "normalise"}
+_OF_ASSAY = {"control", "vehicle", "strata", "treatment", "positive", "label", "scores", "layer", "normalise"}
 _FREE = set(leaves(DataConfig())) - _OF_ASSAY  # which wells, and in which column
 _FREE |= {*leaves(CompareConfig()), *leaves(BiologyConfig()), "check_importance", "gi_batch_size", "gi_target"}
 _FREE |= {"importance of", "seed", "hit_seed", "device", "precision", "data hash", "version", "code"}
@@ -74,7 +74,8 @@ def read_member(
     try:
         judged = {row["claim"]: row for row in summary["verdict"]}["hits"]
         targets = sorted(summary["validation"]["ensemble"])
-        rule = {k: v for k, v in settings.items() if k not in _FREE} | {"targets": targets}
+        asked = {k: v for k, v in settings.items() if k not in _FREE and v not in ("", [])}
+        rule = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in asked.items()} | {"targets": targets}
         return Member(
             folder,
             str(summary["date"]),
