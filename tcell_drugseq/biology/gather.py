@@ -138,9 +138,8 @@ def _count_changed(results: AnnData, found: pd.DataFrame, looked: list[str], cfg
     table = table.drop(columns=["genes_changed", "genes_by_chance", "moves_genes"], errors="ignore")
     table["genes_changed"] = table["treatment"].map(changed)
     known = table["genes_changed"].notna()
-    chance = {
-        r: changed_by_chance(results, int(r), cfg.hits.hit_seed) for r in table["wells"][known].value_counts().index[:3]
-    }
+    usual = table["wells"][known].mode().head(1)  # wells of most treatments; of others nothing is said
+    chance = {r: changed_by_chance(results, int(r), cfg.hits.hit_seed) for r in usual}
     table["genes_by_chance"] = table["wells"].map(chance).where(known)
     table["moves_genes"] = table["genes_changed"] > table["genes_by_chance"]
     return table
