@@ -311,7 +311,7 @@ _HITS = (
             Column("genes_changed", "genes with q < 0.05 in raw counts; empty where it was not looked into"),
             Column(
                 "genes_by_chance",
-                "95th percentile of that number for as many DMSO wells against the others, of the usual number of wells",
+                "95th percentile of that number for as many DMSO wells against the others, for most treatments",
             ),
             Column("moves_genes", "True: genes_changed is larger than genes_by_chance, a second opinion from counts"),
         ),
