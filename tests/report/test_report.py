@@ -86,7 +86,7 @@ def test_given_parameters_win_and_keep_their_type(tmp_path, small_notebook):
         ({"epoch": 3}, "unknown parameter 'epoch'.*did you mean 'epochs'"),
         ({"epochs": "3"}, "expected a whole number"),
         ({"epochs": True}, "expected a whole number"),
-        ({"scores": "Tscore"}, "expected a list"),
+        ({"scores": 3}, "expected a list"),
         ({"name": "two"}, "set by the report itself"),
     ],
 )
