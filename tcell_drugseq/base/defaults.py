@@ -161,7 +161,7 @@ class TrainConfig(Settings):
     lambda_reg: float = option(0.2, "weight of the historical activation in the loss", low=0, high=1_000)
     split: str = option(
         "compound",
-        "what folds never share: compound, plate, batch or another (donor, folds 0: leave one out); or random",
+        "what folds never share: compound, plate, batch, another (donor; folds 0: one by one); or random",
     )
     folds: int = option(
         5,
