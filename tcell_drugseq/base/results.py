@@ -270,9 +270,7 @@ _HITS = (
             _NULL_LEVEL,
             _WHY_NOT,
             Column("treatments", "treatments of the compound: doses, in each stratum; only where there are several"),
-            Column(
-                "best", "the treatment with the largest distance; shift and agreement are those of its wells"
-            ),
+            Column("best", "the treatment with the largest distance; shift and agreement are those of its wells"),
             Column("lowest_dose", "of a hit: lowest dose that acts, from the best one down without a gap", "as given"),
             Column("p_best", "p of the largest distance of all treatments, the search paid for", "0 to 1"),
             Column("p_trend", "p of all wells together, alike or as a trend over doses, over strata", "0 to 1"),

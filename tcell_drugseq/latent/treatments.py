@@ -108,11 +108,14 @@ def search_p_values(
     obs: pd.DataFrame,  # (N,) compound, is_control, treatment, plate; dose, stratum and batch where known
     cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
     noise: float = 1.0,  # variance of a treated well in units of that of a control well
-) -> pd.DataFrame:  # by compound of several treatments: t, p, p_best, p_trend, smallest_p; NaN where a centre is not fair
+) -> (
+    pd.DataFrame
+):  # by compound of several treatments: t (of the trends), p, p_best, p_trend, smallest_p; NaN without a fair centre
     """Permutation p of compounds over all their treatments, the search paid for."""
     z, obs, plate, controls, level, spread = centred_wells(z, obs, cfg)
     treatment, rank = treatment_of(obs).to_numpy(), dose_ranks(obs)
     stratum = obs["stratum"].astype(str).to_numpy() if "stratum" in obs else np.zeros(len(obs))
+    columns = ["t", "p", "p_best", "p_trend", "smallest_p"]
     treated, rows, drawn = np.flatnonzero(~obs["is_control"].to_numpy(bool)), {}, {}
     for name, at in obs["compound"].iloc[treated].groupby(obs["compound"].iloc[treated]).indices.items():
         own = treated[at]
@@ -124,7 +127,7 @@ def search_p_values(
             np.lexsort([codes, rank[own], plate[own], -each[1][each[0]]])
         ]  # the largest part of the pattern first
         if plate[own].min() < 0 or len(controls) < 2:
-            rows[name] = {}
+            rows[name] = dict.fromkeys(columns, np.nan)
             continue
         codes, where = pd.factorize(treatment[own])[0], np.r_[plate[controls], plate[own]]
         weights, trend = contrasts(codes, rank[own], pd.factorize(stratum[own])[0])
@@ -149,8 +152,7 @@ def search_p_values(
         best, along = tail_p_values(null, farthest)
         lowest = float(lowest_p(1 / min(n_sets, 1 + len(sets))))
         p, least = min(1.0, 2 * min(best, along)), min(1.0, 2 * lowest)
-        rows[name] = {"t": farthest.max(), "p": p, "p_best": best, "p_trend": along, "smallest_p": least}
-    columns = ["t", "p", "p_best", "p_trend", "smallest_p"]
+        rows[name] = {"t": farthest[1], "p": p, "p_best": best, "p_trend": along, "smallest_p": least}
     return (
         pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float).rename_axis("compound").sort_index()
     )

@@ -54,11 +54,11 @@ def test_mac_seq_plate(caplog: pytest.LogCaptureFixture):
         read_h5ad(path)
     caplog.clear()
     screen = read_h5ad(path, DataConfig(label="Sample_type=Positive_control", normalise=True))
-    assert screen.shape == (308, 226)  # 274 genes without a single count
-    assert "and 269 more" in caplog.text
+    assert screen.shape == (262, 215)  # 46 wells of medium are set aside; 285 genes without a single count are dropped
+    assert "and 280 more" in caplog.text
     assert screen.obs["is_control"].sum() == 19
     assert (screen.obs["row"] + screen.obs["column"].map("{:02d}".format)).tolist() == screen.obs["well"].tolist()
-    assert read_h5ad(path, need_targets=False).shape == (308, 500)
+    assert read_h5ad(path, need_targets=False).shape == (262, 500)
 
 
 def run_as_written(name: str, out: Path, **changes: object) -> AnnData:

@@ -1,5 +1,6 @@
 """The registry of a run's files against a run: every file and column is described, and nothing stale is left."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +18,15 @@ from tcell_drugseq.report.exports import check_out_dir
 ROOT = Path(__file__).resolve().parents[2]
 BRIEF = {"epochs": 2, "d_model": 16, "folds": 2, "n_members": 1, "hit_draws": 500}
 BRIEF |= {"set_permutations": 100, "biology_top": 4, "num_threads": 1}
+BRIEF |= {"strata": ["donor"], "positive": ["PMA/ionomycin"]}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Results and folder of one small training on a screen that has everything: labels, scores, doses, counts, hits."""
+    """Results and folder of one small training on a screen that has everything: doses, donors, references, hits."""
     root = tmp_path_factory.mktemp("results")
-    small = SimConfig(n_plates=2, n_compounds=12, n_controls=12, n_genes=120, n_doses=4, strength=5)
+    small = SimConfig(n_plates=2, n_compounds=12, n_controls=12, n_genes=120, n_doses=4, strength=5, n_donors=2)
+    small = replace(small, n_references=1)
     write_simulation(simulate_screen(small), root / "data")
     scores = root / "data" / "scores_3_z.csv"
     head, rest = scores.read_text(encoding="utf-8").split("\n", 1)
