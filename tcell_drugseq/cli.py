@@ -111,11 +111,10 @@ def with_flags(
             title, text = about[name]
             kind = list[str] if isinstance(default, tuple) else type(default)
             form = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
-            shown = (
-                ("on" if default else "off")
-                if kind is bool
-                else str(default or "" if isinstance(default, (str, tuple)) else default)
-            )
+            if kind is bool:
+                shown = "on" if default else "off"
+            else:
+                shown = ", ".join(default) if isinstance(default, tuple) else str(default)
             text = f"{text} [{shown}]" if shown else text
             option = typer.Option(form, help=text, show_default=False, rich_help_panel=title)
             kind = Annotated[Optional[kind], option]  # noqa: UP045 (typer reads the alias)

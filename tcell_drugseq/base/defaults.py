@@ -14,7 +14,7 @@ from .settings import InputError, Settings, option
 
 # %% ../../nbs/00_base/02_defaults.ipynb #e544ff6a
 _RENAME = "compounds to call by another name, as `dmso=DMSO`; `x=x` says that a name like another is its own"
-_CONTROL = "the compound that is the control, or several"
+_CONTROL = "control compound, or several"
 _POSITIVE = "compounds that are reference compounds (positive controls)"
 _VEHICLE = "column with the vehicle of each well, by which controls are matched; empty: by names and usual columns"
 _STRATA = "columns (donor, cell type, stimulation, time) within which wells are compared"
@@ -161,7 +161,7 @@ class TrainConfig(Settings):
     lambda_reg: float = option(0.2, "weight of the historical activation in the loss", low=0, high=1_000)
     split: str = option(
         "compound",
-        "what folds never share: compound, plate, batch, another (donor; folds 0: one by one); or random",
+        "what folds never share: compound, plate, batch, donor, another; or random",
     )
     folds: int = option(
         5,
