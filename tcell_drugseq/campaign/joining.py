@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.matrix import q_values
-from ..latent.treatments import heterogeneity
+from ..latent.treatments import Z95, heterogeneity
 
 # %% auto #0
 __all__ = ['TOO_FEW', 'barred_by', 'may_stand', 'combine_screens', 'join_screens']
@@ -40,9 +40,6 @@ def may_stand(
     return (~rows["screen"].astype(str).isin(set(barred)) & rows["p"].notna() & free).to_numpy()
 
 # %% ../../nbs/12_campaign/03_joining.ipynb #019b3197
-_Z95 = 1.96
-
-
 def combine_screens(
     rows: pd.DataFrame,  # compound, wells, distance, p, smallest_p, shift, low, high; rows that may stand
 ) -> pd.DataFrame:  # by compound: wells, screens, distance, p, smallest_p, shift, low, high, i2, p_differ
@@ -50,7 +47,7 @@ def combine_screens(
     from scipy.stats import norm
 
     by, n = rows["compound"], rows["wells"].to_numpy(float)
-    se = ((rows["high"] - rows["low"]) / (2 * _Z95)).to_numpy(float)
+    se = ((rows["high"] - rows["low"]) / (2 * Z95)).to_numpy(float)
     shift = rows["shift"].to_numpy(float)
     z = norm.isf(np.minimum(rows["p"], 1 - rows["smallest_p"] / 2))
     lowest = norm.isf(rows["smallest_p"])
@@ -64,7 +61,7 @@ def combine_screens(
     for column, total in (("p", "z"), ("smallest_p", "lowest")):
         found[column] = np.where(one, first[column], norm.sf(sums[total] / root))
     found["shift"] = sums["shift"] / sums["wells"]
-    error = _Z95 * np.sqrt(sums["squares"]) / sums["wells"]
+    error = Z95 * np.sqrt(sums["squares"]) / sums["wells"]
     for column, end in (("low", -error), ("high", error)):
         found[column] = np.where(one, first[column], found["shift"] + end)
     return found.join(heterogeneity(rows))

@@ -10,20 +10,19 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from ..base.roles import BETWEEN
+
 # %% auto #0
 __all__ = ['joined', 'shared_by', 'blocks', 'less_controls', 'treatment_of', 'dose_ranks']
 
 # %% ../../nbs/01_data/09_design.ipynb #424f04cd
-_JOINT = " · "
-
-
 def joined(
     columns: Iterable[pd.Series],  # of texts, of one index
 ) -> pd.Series:  # of texts
     """Several columns as one text in each well."""
     first, *others = (column.astype(str).astype(object) for column in columns)
     for column in others:
-        first = first + _JOINT + column
+        first = first + BETWEEN + column
     return first
 
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         shift_wells as shift_wells,
         smallest_unit as smallest_unit,
     )
-    from tcell_drugseq.latent.treatments import heterogeneity as heterogeneity
+    from tcell_drugseq.latent.treatments import Z95 as Z95, heterogeneity as heterogeneity
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -83,7 +83,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["compound_p_values", "smallest_p_values"],
         "references": ["measure_references"],
-        "treatments": ["heterogeneity"],
+        "treatments": ["Z95", "heterogeneity"],
         "shifts": ["control_distances", "find_centres", "level_plates", "shift_wells", "smallest_unit"],
     },
 )

@@ -13,11 +13,11 @@ import pandas as pd
 
 from ..base.defaults import HitConfig
 from ..data.design import dose_ranks, treatment_of
-from .nulls import centred_wells, count_sets, draw_sets, lowest_p, tail_p_values
+from .nulls import Centred, centred_wells, count_sets, draw_sets, lowest_p, tail_p_values
 from .shifts import TIE, Spread, moderate
 
 # %% auto #0
-__all__ = ['contrasts', 'search_p_values', 'active_treatments', 'heterogeneity']
+__all__ = ['Z95', 'contrasts', 'search_p_values', 'active_treatments', 'heterogeneity']
 
 # %% ../../nbs/04_latent/04_treatments.ipynb #0ef3440c
 def contrasts(
@@ -103,59 +103,75 @@ def _arrangements(plates: np.ndarray, wells: list[int], treatment: np.ndarray) -
     return dealt * count_sets(wells, [sum(part) for part in parts])
 
 
+def _search(
+    z: np.ndarray,
+    plate: np.ndarray,
+    sets: np.ndarray,
+    pattern: list[int],
+    weights: np.ndarray,
+    trend: np.ndarray,
+    centred: Centred,
+    noise: float,
+) -> tuple[float, float, float]:
+    """T of the trends, p of the best treatment and p of the trends, of the last wells of z (Q, Z) on `plate` (Q,)."""
+    table, itself = _inner_products(z, plate), np.arange(len(plate) - sets.shape[1], len(plate))[None]
+
+    def lengths(of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _contrast_lengths(table, plate, of, pattern, weights, centred.spread, centred.level)
+
+    def largest(t: np.ndarray) -> np.ndarray:  # of each family
+        return np.array([t[~trend].max(axis=0), t[trend].max(axis=0)])
+
+    t, variance = lengths(itself)
+    wider = 1 + (noise - 1) * (weights**2).sum(axis=1)[:, None] / variance
+    farthest, null = largest(t)[:, 0], np.zeros((2, 0))
+    for block in _in_turn(len(sets)):
+        null = np.concatenate([null, largest(wider * lengths(sets[block])[0])], axis=1)
+        if ((null >= farthest[:, None] * (1 - TIE)).sum(axis=1) >= _ENOUGH).all():
+            break
+    return (farthest[1], *tail_p_values(null, farthest))
+
+
+def _own_wells(wells: np.ndarray, plate: np.ndarray, rank: np.ndarray, treatment: np.ndarray) -> np.ndarray:
+    """Wells of a compound as their sets are drawn: the plate with most of them first, then by dose and treatment."""
+    _, code, each = np.unique(plate[wells], return_inverse=True, return_counts=True)
+    return wells[np.lexsort([pd.factorize(treatment[wells])[0], rank[wells], plate[wells], -each[code]])]
+
+
 def search_p_values(
     z: np.ndarray,  # (N, Z)
     obs: pd.DataFrame,  # (N,) compound, is_control, treatment, plate; dose, stratum and batch where known
     cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
     noise: float = 1.0,  # variance of a treated well in units of that of a control well
-) -> (
-    pd.DataFrame
-):  # by compound of several treatments: t (of the trends), p, p_best, p_trend, smallest_p; NaN without a fair centre
+) -> pd.DataFrame:  # by compound of several treatments: t of the trends, p, p_best, p_trend, smallest_p; NaN: not judged
     """Permutation p of compounds over all their treatments, the search paid for."""
-    z, obs, plate, controls, level, spread = centred_wells(z, obs, cfg)
+    centred = centred_wells(z, obs, cfg)
+    z, obs, plate, controls = centred.z, centred.obs, centred.plate, centred.controls
     treatment, rank = treatment_of(obs).to_numpy(), dose_ranks(obs)
     stratum = obs["stratum"].astype(str).to_numpy() if "stratum" in obs else np.zeros(len(obs))
     columns = ["t", "p", "p_best", "p_trend", "smallest_p"]
     treated, rows, drawn = np.flatnonzero(~obs["is_control"].to_numpy(bool)), {}, {}
     for name, at in obs["compound"].iloc[treated].groupby(obs["compound"].iloc[treated]).indices.items():
-        own = treated[at]
-        if len(set(treatment[own])) < 2:
-            continue
+        own = _own_wells(treated[at], plate, rank, treatment)
         codes = pd.factorize(treatment[own])[0]
-        each = np.unique(plate[own], return_inverse=True, return_counts=True)[1:]
-        own = own[
-            np.lexsort([codes, rank[own], plate[own], -each[1][each[0]]])
-        ]  # the largest part of the pattern first
+        if codes.max() == 0:
+            continue
         if plate[own].min() < 0 or len(controls) < 2:
             rows[name] = dict.fromkeys(columns, np.nan)
             continue
-        codes, where = pd.factorize(treatment[own])[0], np.r_[plate[controls], plate[own]]
-        weights, trend = contrasts(codes, rank[own], pd.factorize(stratum[own])[0])
-        design = (*map(int, plate[own]), *map(int, codes), *map(int, rank[own]))
+        where, design = np.r_[plate[controls], plate[own]], (*map(int, np.r_[plate[own], codes, rank[own]]),)
         if design not in drawn:
             groups = [np.flatnonzero(where == g) for g in range(where.max() + 1)]
             pattern = sorted(np.unique(plate[own], return_counts=True)[1].tolist(), reverse=True)
             sets = draw_sets(groups, pattern, cfg.hit_draws, np.random.default_rng([cfg.hit_seed, *design]))
             drawn[design] = sets, pattern, _arrangements(plate[own], [len(g) for g in groups], codes)
         sets, pattern, n_sets = drawn[design]
-        table = _inner_products(z[np.r_[controls, own]], where)
-        itself = np.arange(len(controls), len(where))[None]
-        t, variance = _contrast_lengths(table, where, itself, pattern, weights, spread, level)
-        wider = 1 + (noise - 1) * (weights**2).sum(axis=1)[:, None] / variance
-        null = np.zeros((2, 0))
-        farthest = np.array([t[~trend].max(), t[trend].max()])
-        for block in _in_turn(len(sets)):
-            lengths = wider * _contrast_lengths(table, where, sets[block], pattern, weights, spread, level)[0]
-            null = np.concatenate([null, [lengths[~trend].max(axis=0), lengths[trend].max(axis=0)]], axis=1)
-            if ((null >= farthest[:, None] * (1 - TIE)).sum(axis=1) >= _ENOUGH).all():
-                break
-        best, along = tail_p_values(null, farthest)
-        lowest = float(lowest_p(1 / min(n_sets, 1 + len(sets))))
-        p, least = min(1.0, 2 * min(best, along)), min(1.0, 2 * lowest)
-        rows[name] = {"t": farthest[1], "p": p, "p_best": best, "p_trend": along, "smallest_p": least}
-    return (
-        pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float).rename_axis("compound").sort_index()
-    )
+        asked = contrasts(codes, rank[own], pd.factorize(stratum[own])[0])
+        t, best, along = _search(z[np.r_[controls, own]], where, sets, pattern, *asked, centred, noise)
+        p, least = (min(1.0, 2 * float(x)) for x in (min(best, along), lowest_p(1 / min(n_sets, 1 + len(sets)))))
+        rows[name] = {"t": t, "p": p, "p_best": best, "p_trend": along, "smallest_p": least}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
+    return table.rename_axis("compound").sort_index()
 
 # %% ../../nbs/04_latent/04_treatments.ipynb #65e43424
 _STEP = 0.05
@@ -176,7 +192,7 @@ def active_treatments(
     return active
 
 # %% ../../nbs/04_latent/04_treatments.ipynb #0459c02b
-_Z95 = 1.96
+Z95 = 1.96  # half the width of a 95 % interval, in standard errors
 
 
 def heterogeneity(
@@ -185,7 +201,7 @@ def heterogeneity(
     """Whether the shifts of a compound differ by more than their noise."""
     from scipy.stats import chi2
 
-    se, shift = (rows["high"] - rows["low"]).to_numpy(float) / (2 * _Z95), rows["shift"].to_numpy(float)
+    se, shift = (rows["high"] - rows["low"]).to_numpy(float) / (2 * Z95), rows["shift"].to_numpy(float)
     known = np.isfinite(se) & (se > 0) & np.isfinite(shift)
     w, shift = np.where(known, 1 / np.where(known, se, 1.0) ** 2, 0.0), np.where(known, shift, 0.0)
     parts = pd.DataFrame({"w": w, "ws": w * shift, "wss": w * shift**2, "n": known}, index=rows.index)
