@@ -120,21 +120,35 @@ _AT_ONCE = 200  # compounds in one fit of DESeq2, which holds all their wells
 _CALLED = 0.05  # q of a gene
 
 
+def _fits(screen: AnnData, compounds: list[str]) -> pd.DataFrame:
+    """Differential expression of many compounds, some at a time."""
+    from tcell_drugseq.biology.differential import differential_expression
+
+    parts = [compounds[i : i + _AT_ONCE] for i in range(0, len(compounds), _AT_ONCE)]
+    return pd.concat([differential_expression(screen, part) for part in steps(parts)], ignore_index=True)
+
+
+def _changed(found: pd.DataFrame) -> pd.Series:
+    """Number of changed genes by compound."""
+    return (found["q"] < _CALLED).groupby(found["compound"]).sum()
+
+
 def _count_changed(results: AnnData, found: pd.DataFrame, looked: list[str], cfg: RunConfig) -> pd.DataFrame:
     """Treatments with the number of genes that they change, and how many DMSO wells change by chance."""
-    from tcell_drugseq.biology.differential import changed_by_chance, differential_expression
+    from tcell_drugseq.biology.differential import changed_by_chance
 
     table, hits = results.uns["treatments"], results.uns["hits"].set_index("compound")
     best = {c: str(hits.at[c, "best"]) if "best" in hits else c for c in looked}
-    changed = (found["q"] < _CALLED).groupby(found["compound"]).sum().rename(index=best)
+    changed = _changed(found).rename(index=best)
     others = table["treatment"][table["compound"].isin(looked) & ~table["treatment"].isin(changed.index)]
     others = others.head(max(0, _MOST - len(changed))).tolist()
-    compared = results.copy() if others else results
-    obs = blocks(cast(pd.DataFrame, results.obs))
     if others:
-        compared.obs = obs.assign(compound=np.where(obs["is_control"], obs["compound"].astype(str), treatment_of(obs)))
-        more = [differential_expression(compared, others[i : i + _AT_ONCE]) for i in range(0, len(others), _AT_ONCE)]
-        changed = pd.concat([changed, *((part["q"] < _CALLED).groupby(part["compound"]).sum() for part in more)])
+        obs = blocks(cast(pd.DataFrame, results.obs))
+        control, named = obs["is_control"].to_numpy(bool), treatment_of(obs)
+        at = control | named.isin(others).to_numpy()
+        compared = results[at].copy()
+        compared.obs = obs[at].assign(compound=named.where(~control, obs["compound"].astype(str))[at])
+        changed = pd.concat([changed, _changed(_fits(compared, others))])
     table = table.drop(columns=["genes_changed", "genes_by_chance", "moves_genes"], errors="ignore")
     table["genes_changed"] = table["treatment"].map(changed)
     known = table["genes_changed"].notna()
@@ -146,15 +160,12 @@ def _count_changed(results: AnnData, found: pd.DataFrame, looked: list[str], cfg
 
 
 def _add_changed_genes(results: AnnData, looked: list[str], cfg: RunConfig) -> None:
-    from tcell_drugseq.biology.differential import beside_model, differential_expression
+    from tcell_drugseq.biology.differential import beside_model
     from tcell_drugseq.biology.enrichment import read_effects
 
     if not looked:
         return
-    compared = at_best(results)
-    parts = [looked[i : i + _AT_ONCE] for i in range(0, len(looked), _AT_ONCE)]
-    found = pd.concat([differential_expression(compared, part) for part in steps(parts)], ignore_index=True)
-    results.uns["differential"] = found
+    results.uns["differential"] = found = _fits(at_best(results), looked)
     if "treatments" in results.uns:
         results.uns["treatments"] = _count_changed(results, found, looked, cfg)
     if "effect_per_sd" in results.var:

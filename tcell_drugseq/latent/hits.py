@@ -144,12 +144,10 @@ def measure_treatments(
     table = each.table.loc[best].set_axis(best.index)
     wider = float(each.table["null_widened"].iloc[0]) ** 2 if len(each.table) else 1.0
     found = search_p_values(z, obs, cfg, wider)
+    longer = np.sqrt(found["t"] / table["t"]).reindex(table.index).fillna(1.0)  # than its best treatment
+    table["distance"] *= longer
     table["best"], table[["p_best", "p_trend"]] = best, np.nan
     table.loc[found.index, list(found)] = found
-    near = table["distance"].copy()
-    with np.errstate(invalid="ignore"):
-        unit = (each.table["distance"] / np.sqrt(each.table["t"])).median()  # the same for all
-        table.loc[found.index, "distance"] = (np.sqrt(found["t"]) * unit).fillna(near[found.index])
     single = [name for name in found.index if table.loc[name, "wells"] == 1]
     over = _over_wells(z, obs, activation, single, cfg)
     table.loc[over.index, list(over)] = over
@@ -157,8 +155,7 @@ def measure_treatments(
     order = [level for level in ("all", "batch", "plate", "unknown") if level in set(each.table["null_level"])]
     worst = each.table["null_level"].map({level: i for i, level in enumerate(order)}).groupby(owner.to_numpy()).min()
     table["null_level"] = [order[i] for i in worst]
-    longer = np.nan_to_num((table["distance"] / near).to_numpy(float), nan=1.0, posinf=1.0)
-    totals = each.totals[each.table.index.get_indexer(pd.Index(best))] * longer[:, None]
+    totals = each.totals[each.table.index.get_indexer(pd.Index(best))] * longer.to_numpy()[:, None]
     return Measured(table, totals, each.noise), each
 
 # %% ../../nbs/04_latent/05_hits.ipynb #8b5c4783

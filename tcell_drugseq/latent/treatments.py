@@ -143,7 +143,9 @@ def search_p_values(
     obs: pd.DataFrame,  # (N,) compound, is_control, treatment, plate; dose, stratum and batch where known
     cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
     noise: float = 1.0,  # variance of a treated well in units of that of a control well
-) -> pd.DataFrame:  # by compound of several treatments: t of the trends, p, p_best, p_trend, smallest_p; NaN: not judged
+) -> (
+    pd.DataFrame
+):  # by compound of several treatments: t of the trends, p, p_best, p_trend, smallest_p; NaN: not judged
     """Permutation p of compounds over all their treatments, the search paid for."""
     centred = centred_wells(z, obs, cfg)
     z, obs, plate, controls = centred.z, centred.obs, centred.plate, centred.controls
