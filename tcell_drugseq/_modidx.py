@@ -465,6 +465,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tcell_drugseq/base/roles.py'),
                                           'tcell_drugseq.base.roles.find_types': ( '00_base/roles.html#find_types',
                                                                                    'tcell_drugseq/base/roles.py'),
+                                          'tcell_drugseq.base.roles.keep_given': ( '00_base/roles.html#keep_given',
+                                                                                   'tcell_drugseq/base/roles.py'),
                                           'tcell_drugseq.base.roles.kinds_set_aside': ( '00_base/roles.html#kinds_set_aside',
                                                                                         'tcell_drugseq/base/roles.py'),
                                           'tcell_drugseq.base.roles.level_texts': ( '00_base/roles.html#level_texts',

@@ -111,11 +111,13 @@ if TYPE_CHECKING:
         owned_files as owned_files,
     )
     from tcell_drugseq.base.roles import (
+        BETWEEN as BETWEEN,
         PARTS as PARTS,
         add_roles as add_roles,
         compared_together as compared_together,
         count_aside as count_aside,
         find_types as find_types,
+        keep_given as keep_given,
         kinds_set_aside as kinds_set_aside,
         missing_controls as missing_controls,
         odd_unit as odd_unit,
@@ -275,11 +277,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "results": ["Column", "OUTPUTS", "data_dictionary", "describe_column", "owned_files"],
         "roles": [
+            "BETWEEN",
             "PARTS",
             "add_roles",
             "compared_together",
             "count_aside",
             "find_types",
+            "keep_given",
             "kinds_set_aside",
             "missing_controls",
             "odd_unit",

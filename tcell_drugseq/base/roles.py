@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -21,7 +21,7 @@ from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 # %% auto #0
 __all__ = ['SAMPLE_TYPES', 'BETWEEN', 'MOST_LEVELS', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
            'said_of_types', 'level_texts', 'find_types', 'strata_of', 'vehicles_of', 'without_controls', 'odd_unit',
-           'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'add_roles']
+           'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -402,6 +402,15 @@ def treatments_of(
 
 # %% ../../nbs/00_base/15_roles.ipynb #53192cd5
 PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
+
+
+def keep_given(
+    names: Collection[str],  # of the columns that a file has itself
+    design: dict[str, list[str]],  # of `add_roles`
+) -> tuple[dict[str, str], dict[str, list[str]]]:  # old name -> new one; the design by these names
+    """Columns of a file by names of `PARTS` are called NAME_given."""
+    given = {name: f"{name}_given" for name in PARTS if name in names}
+    return given, design | {key: [given.get(name, name) for name in design[key]] for key in ("strata", "treatment")}
 
 
 def _positive_wells(

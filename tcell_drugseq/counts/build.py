@@ -73,7 +73,7 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
 # %% ../../nbs/06_counts/15_build.ipynb #49816518
 def _add_roles(wells: AnnData, roles: Mapping[str, str], file: str, cfg: ScreenConfig) -> None:
     """Add the part that each well plays (`00_base/15_roles`); columns of the map by these names become NAME_given."""
-    from tcell_drugseq.base.roles import PARTS, add_roles, said_of_splits
+    from tcell_drugseq.base.roles import add_roles, keep_given, said_of_splits
     from tcell_drugseq.base.tables import Problems
 
     obs, problems = cast(pd.DataFrame, wells.obs), Problems()
@@ -85,8 +85,7 @@ def _add_roles(wells: AnnData, roles: Mapping[str, str], file: str, cfg: ScreenC
     columns = {str(name): obs[name].tolist() for name in obs}
     found, design, said = add_roles(columns, cfg, lambda i: f"well {obs.index[i]!r}", file, problems)
     problems.check()
-    given = {name: f"{name}_given" for name in PARTS if name in obs}
-    design |= {key: [given.get(name, name) for name in design[key]] for key in ("strata", "treatment")}
+    given, design = keep_given(list(obs), design)
     wells.obs = obs.rename(columns=given).assign(**found)
     wells.uns["design"] = design
     said += said_of_splits(cast(pd.DataFrame, wells.obs))

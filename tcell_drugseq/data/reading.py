@@ -28,6 +28,7 @@ from tcell_drugseq.base.roles import (
     add_roles,
     count_aside,
     find_types,
+    keep_given,
     kinds_set_aside,
     missing_controls,
     said_aside,
@@ -358,13 +359,11 @@ def _add_roles(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     found, design, said = add_roles(columns, cfg, _well_named(d), file, problems)
     for words in said:
         log.warning("%s: %s", file, words)
-    own = [c for c in PARTS if c in d.kept]
     if "design" in d.made:
-        d.kept = d.kept.drop(columns=own)
+        d.kept = d.kept.drop(columns=[c for c in PARTS if c in d.kept])
     else:
-        d.kept = d.kept.rename(columns={c: f"{c}_given" for c in own})
-        given = {c: f"{c}_given" for c in own}
-        design |= {key: [given.get(c, c) for c in design[key]] for key in ("strata", "treatment")}
+        given, design = keep_given(list(d.kept), design)
+        d.kept = d.kept.rename(columns=given)
     d.columns |= found
     d.made["design"] = design
 
