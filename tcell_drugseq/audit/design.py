@@ -322,12 +322,15 @@ def audit_kinds_of_controls(
     screen: AnnData,  # a Screen
     seed: int = 614,  # of the permutations
     cfg: RunConfig = RunConfig(),  # hits: centre_controls
-) -> list[Finding]:  # one for each column that splits control wells; none without such a column
+) -> list[Finding]:  # one for each column that splits control wells, else one
     """Does a column that no setting names tell control wells apart which are compared with each other?"""
     obs, found = cast(pd.DataFrame, screen.obs), []
     columns = splitting_columns(obs, cfg.hits.centre_controls)
+    if obs["is_control"].sum() < 2:
+        return [not_testable("controls of one kind", "columns", "fewer than two control wells")]
     if not columns:
-        return []
+        said = "no column beside those in strata tells control wells apart"
+        return [Finding("controls of one kind", "columns", 0.0, SPLIT_FAIL, "pass", said)]
     control = obs["is_control"].to_numpy(bool)
     group = compared_together(obs, cfg.hits.centre_controls).to_numpy()[control]
     x = to_dense(screen.X, np.float32)[control].astype(float)
