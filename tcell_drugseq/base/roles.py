@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -405,7 +405,7 @@ PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_
 
 
 def keep_given(
-    names: Collection[str],  # of the columns that a file has itself
+    names: Collection[Hashable],  # of the columns that a file has itself
     design: dict[str, list[str]],  # of `add_roles`
 ) -> tuple[dict[str, str], dict[str, list[str]]]:  # old name -> new one; the design by these names
     """Columns of a file by names of `PARTS` are called NAME_given."""
