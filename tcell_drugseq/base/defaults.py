@@ -145,7 +145,7 @@ class TrainConfig(Settings):
 
     epochs: int = option(
         0,
-        "passes over the training wells; 0: 15, more where wells are few (300 steps), fewer where many (1,000)",
+        "passes over the training wells; 0: as many as 300 steps take, three at least",
         low=0,
         high=100_000,
     )

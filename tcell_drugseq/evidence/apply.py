@@ -106,8 +106,12 @@ def apply_model(
 def _explain(results: AnnData, views: list[FoldModel], target: str, cfg: RunConfig) -> None:
     """Importance as the mean over wells out of fold, and the folds side by side."""
     from tcell_drugseq.importance.attribution import gradient_x_input
+    from tcell_drugseq.training.crossfit import ask_together
 
-    parts = [gradient_x_input(v.model, v.x[v.fold.test], target, cfg.importance.gi_batch_size) for v in views]
+    def own(view: FoldModel) -> pd.DataFrame:
+        return gradient_x_input(view.model, view.x[view.fold.test], target, cfg.importance.gi_batch_size)
+
+    parts = ask_together(own, views)
     weights = [int(v.fold.test.sum()) for v in views]
     for column in parts[0]:
         values = np.column_stack([part[column] for part in parts])
@@ -153,11 +157,18 @@ def apply_folds(
     from tcell_drugseq.importance.attribution import resolve_target
     from tcell_drugseq.latent.distances import turn_onto
     from tcell_drugseq.model.checkpoint import predict_wells
-    from tcell_drugseq.training.crossfit import describe_folds, describe_readout, out_of_fold, read_corrected
+    from tcell_drugseq.training.crossfit import (
+        ask_together,
+        describe_folds,
+        describe_readout,
+        out_of_fold,
+        read_corrected,
+    )
 
     results = screen.copy()
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
-    outs = {v.fold.number: predict_wells(v.model, v.x) for v in views}
+    said = ask_together(lambda view: predict_wells(view.model, view.x), views)
+    outs = {v.fold.number: out for v, out in zip(views, said, strict=True)}
     predictions = out_of_fold(views, outs, results.obs_names)
     results.obs[predictions.columns] = predictions
     results.obs["split"] = "oof"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from tcell_drugseq.importance.attribution import (
     resolve_target,
 )
 from ..model.network import LEAST_RELEVANCE, MultiTaskModel
+from ..training.crossfit import ask_together
 from ..training.folds import well_groups
 
 if TYPE_CHECKING:
@@ -79,13 +81,16 @@ def ridge_effects(
         return np.full(x.shape[1], math.nan)
     mean, sd = x[fit].mean(axis=0, dtype=float), x[fit].std(axis=0, dtype=float)
     live = sd > 1e-6
-    z = np.where(live, (x - mean) / np.where(live, sd, 1), 0).clip(-10, 10)
-    own, middle = z[fit], y[fit].mean()
+
+    def scale(wells: np.ndarray) -> np.ndarray:
+        return np.where(live, (x[wells] - mean) / np.where(live, sd, 1), 0).clip(-10, 10)
+
+    own, middle = scale(fit), y[fit].mean()
     values, vectors = np.linalg.eigh(own @ own.T)
     penalties = max(values.sum() / len(own), 1e-9) * np.logspace(-3, 3, 13)
     dual = vectors @ ((vectors.T @ (y[fit] - middle))[:, None] / (values.clip(0)[:, None] + penalties))  # (n, 13)
     coefficients = own.T @ dual  # (G, 13)
-    error = ((z[choose] @ coefficients + middle - y[choose][:, None]) ** 2).sum(axis=0)
+    error = ((scale(choose) @ coefficients + middle - y[choose][:, None]) ** 2).sum(axis=0)
     return coefficients[:, int(np.argmin(error)) if choose.any() else 6]
 
 # %% ../../nbs/05_importance/02_checks.ipynb #056f5819
@@ -210,6 +215,7 @@ def fold_agreement(
     return float(np.mean(taus)), float(np.mean([len(a & b) / top for a, b in first])), top
 
 # %% ../../nbs/05_importance/02_checks.ipynb #9458a40a
+_RIDGE_WELLS = 1000  # that ridge regression is fitted on, of more; its time grows with their cube
 _STEPS = 8  # of Integrated Gradients: with 3, single wells far from DMSO missed a third of their change
 
 
@@ -231,13 +237,14 @@ def _explain_fold(
             read = torch.as_tensor(view.x[at], dtype=torch.float32, device=view.model.mean.device)
             y[at] = ask_target(view.model, read, target).cpu().numpy()
     effect, size = own["effect_per_sd"].to_numpy(), own["effect_per_sd"].abs()
+    train = np.isin(np.arange(screen.n_obs), sample_wells(view.fold.train, _RIDGE_WELLS, rng))
     return effect, {
         "missed": error,
         "paths": rank_r(size, np.abs(paths).mean(axis=0)),
         "paths_gi": rank_r(own["importance"], np.abs(paths).mean(axis=0)),
         "random": float(np.mean([rank_r(size, r["effect_per_sd"].abs()) for r in random])),
         "random_gi": float(np.mean([rank_r(own["importance"], r["importance"]) for r in random])),
-        "ridge": rank_r(effect, ridge_effects(view.x, y, view.fold.train, view.fold.val)),
+        "ridge": rank_r(effect, ridge_effects(view.x, y, train, view.fold.val)),
     }
 
 # %% ../../nbs/05_importance/02_checks.ipynb #5b28e57b
@@ -349,10 +356,20 @@ def _plate_means(values: np.ndarray, plate: np.ndarray, among: np.ndarray, least
     return means, own
 
 # %% ../../nbs/05_importance/02_checks.ipynb #096cb523
-def _fold_effects(
-    view: FoldModel, screen: AnnData, target: str, least: int
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
-    """Wells asked (compound, own), effects and expression relative to DMSO (n, G), SD of DMSO wells (G,)."""
+@dataclass(frozen=True)
+class _FoldEffects:
+    """Sums over the wells of each compound that a fold asks about, relative to DMSO."""
+
+    at: np.ndarray  # (C,) numbers of the compounds
+    effects: np.ndarray  # (C, G)
+    levels: np.ndarray  # (C, G) of expression
+    wells: np.ndarray  # (C,)
+    own: np.ndarray  # (C,) wells with a reference on their plate
+    variance: np.ndarray  # (G,) of the effects in DMSO wells
+
+
+def _fold_effects(view: FoldModel, screen: AnnData, names: np.ndarray, target: str, least: int) -> _FoldEffects:
+    """Effects of one fold's test wells."""
     control = screen.obs["is_control"].to_numpy(dtype=bool)
     zero, reference, _ = dmso_baseline(view, screen)
     asked = view.fold.test & ~control
@@ -364,10 +381,14 @@ def _fold_effects(
     level, _ = _plate_means(view.x[at], plate, among, least)
     centred = (effects - mean)[among]
     free = among.sum() - max(1, len(np.unique(plate[among & own])) + bool((among & ~own).any()))
-    sd = np.sqrt((centred.astype(float) ** 2).sum(axis=0) / free) if free > 0 else np.full(screen.n_vars, math.nan)
+    variance = (centred.astype(float) ** 2).sum(axis=0) / free if free > 0 else np.full(screen.n_vars, math.nan)
     mine = asked[at]
-    wells = pd.DataFrame({"compound": screen.obs["compound"].astype(str).to_numpy()[at][mine], "own": own[mine]})
-    return wells, (effects - mean)[mine], (view.x[at] - level)[mine], sd
+    compound = np.searchsorted(names, screen.obs["compound"].astype(str).to_numpy()[at][mine])
+    there, code = np.unique(compound, return_inverse=True)
+    moved, changed = (np.zeros((len(there), screen.n_vars)) for _ in range(2))
+    np.add.at(moved, code, (effects - mean)[mine])
+    np.add.at(changed, code, (view.x[at] - level)[mine])
+    return _FoldEffects(there, moved, changed, np.bincount(code), np.bincount(code, own[mine]), variance)
 
 # %% ../../nbs/05_importance/02_checks.ipynb #53f14036
 def compound_importance(
@@ -386,13 +407,12 @@ def compound_importance(
     names = np.unique(screen.obs["compound"].astype(str).to_numpy()[~control])
     effect, level, noise = (np.zeros((len(names), screen.n_vars)) for _ in range(3))
     n, own = np.zeros(len(names)), np.zeros(len(names))
-    for v in views:
-        wells, effects, levels, sd = _fold_effects(v, screen, target, least)
-        at = np.searchsorted(names, wells["compound"])
-        for total, part in ((effect, effects), (level, levels), (noise, np.broadcast_to(sd**2, effects.shape))):
-            np.add.at(total, at, part)
-        n += np.bincount(at, minlength=len(names))
-        own += np.bincount(at, wells["own"], minlength=len(names))
+    for part in ask_together(lambda view: _fold_effects(view, screen, names, target, least), views):
+        effect[part.at] += part.effects
+        level[part.at] += part.levels
+        noise[part.at] += part.wells[:, None] * part.variance
+        n[part.at] += part.wells
+        own[part.at] += part.own
     parts = []
     for c in np.flatnonzero(n):
         mean, genes = effect[c] / n[c], np.argsort(-np.abs(effect[c]), kind="stable")[:top]

@@ -15,6 +15,7 @@ from ..base.defaults import HitConfig
 from ..data.design import blocks
 from ..latent.shifts import find_centres, level_plates, shift_wells, smallest_unit
 from ..model.network import MultiTaskModel
+from ..training.crossfit import ask_together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,9 +102,8 @@ def distance_genes(
     if asked.all():
         return pd.DataFrame(columns=list(COLUMNS))
     taken = asked if chosen is None else chosen
-    shares, changes = (
-        pd.concat(found) for found in zip(*(_fold_parts(v, screen, asked, taken, cfg) for v in views), strict=True)
-    )
+    found = ask_together(lambda view: _fold_parts(view, screen, asked, taken, cfg), views)
+    shares, changes = (pd.concat(tables) for tables in zip(*found, strict=True))
     share = shares.groupby(level=0).mean()
     change = changes.groupby(level=0).sum().div(obs["compound"][taken].astype(str).value_counts(), axis=0)
     parts = [pd.DataFrame(columns=list(COLUMNS))]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import combinations, pairwise, permutations
 from math import comb
 from typing import NamedTuple
@@ -27,8 +28,8 @@ from tcell_drugseq.latent.shifts import (
 )
 
 # %% auto #0
-__all__ = ['count_sets', 'draw_sets', 'draw_alike', 'lowest_p', 'tail_p_values', 'sort_wells', 'Centred', 'centred_wells',
-           'compound_p_values', 'smallest_p_values', 'Noise', 'treated_noise']
+__all__ = ['count_sets', 'draw_sets', 'draw_alike', 'inner_products', 'weighted_lengths', 'lowest_p', 'tail_p_values',
+           'sort_wells', 'Centred', 'centred_wells', 'compound_p_values', 'smallest_p_values', 'Noise', 'treated_noise']
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #beb05c34
 def count_sets(
@@ -63,6 +64,14 @@ def _all_sets(wells: list[np.ndarray], pattern: list[int]) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _smallest(values: np.ndarray, n: int) -> np.ndarray:
+    """Where the n smallest values of each row are, the least first."""
+    if n == 1:
+        return values.argmin(axis=1)[:, None]
+    at = values.argpartition(n - 1, axis=1)[:, :n]
+    return np.take_along_axis(at, np.take_along_axis(values, at, axis=1).argsort(axis=1), axis=1)
+
+
 def draw_sets(
     wells: list[np.ndarray],  # numbers of the wells of each plate
     pattern: list[int],  # wells of a set on each of its plates
@@ -76,13 +85,13 @@ def draw_sets(
     ways /= ways.max(axis=1, keepdims=True)
     plates = np.zeros((0, len(pattern)), int)
     while len(plates) < limit:
-        at = rng.random((limit, len(n))).argsort(axis=1)[:, : len(pattern)]
+        at = _smallest(rng.random((limit, len(n))), len(pattern))
         likely = ways[np.arange(len(pattern)), at].prod(axis=1)
         plates = np.concatenate([plates, at[rng.random(limit) < likely]])
     columns = []
     for at, c in zip(plates[:limit].T, pattern, strict=True):
         there = np.arange(n.max()) < n[at][:, None]
-        order = np.where(there, rng.random(there.shape), 2.0).argsort(axis=1)[:, :c]
+        order = _smallest(np.where(there, rng.random(there.shape), 2.0), c)
         columns.append(table[at[:, None], order])
     return np.concatenate(columns, axis=1)
 
@@ -108,10 +117,14 @@ class _SetsOfWells:
     """Sets of wells (S, r), and on each plate of the pattern the different parts of a set."""
 
     def __init__(self, sets: np.ndarray, pattern: list[int]):
-        ends = np.cumsum([0, *pattern])
-        found = [np.unique(sets[:, a:b], axis=0, return_inverse=True) for a, b in pairwise(ends)]
-        self.parts = [(c, rows, back.ravel()) for c, (rows, back) in zip(pattern, found, strict=True)]
-        self.shape = sets.shape
+        self.sets, self.pattern, self.shape = sets, pattern, sets.shape
+
+    @cached_property
+    def parts(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Wells of a part, the parts that there are, and which of them each set has."""
+        ends = np.cumsum([0, *self.pattern])
+        found = [np.unique(self.sets[:, a:b], axis=0, return_inverse=True) for a, b in pairwise(ends)]
+        return [(c, rows, back.ravel()) for c, (rows, back) in zip(self.pattern, found, strict=True)]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -143,6 +156,79 @@ def _lengths(
         typical = (square_sums - (sums**2).sum(axis=2) / n).sum(axis=1) / (n - 1).sum()
         variance += weight**2 * typical[:, None] / left
     return (total**2).sum(axis=2) / variance, variance
+
+# %% ../../nbs/04_latent/03_nulls.ipynb #52b4a086
+def inner_products(
+    z: np.ndarray,  # (Q, Z) wells
+    plate: np.ndarray,  # (Q,) number of the plate of each
+) -> np.ndarray:  # square, of Q + plates + 1
+    """Inner products of the wells, then of the sums of the plates, then of the sum of all."""
+    members = plate == np.arange(plate.max() + 1)[:, None]
+    adds = np.concatenate([members, np.ones((1, len(z)))]).astype(float)
+    table = z @ z.T
+    across = adds @ table
+    return np.block([[table, across.T], [across, across @ adds.T]])
+
+
+_AT_ONCE = 2_000_000  # inner products of the sets that are looked up at a time
+
+
+def weighted_lengths(
+    table: np.ndarray,  # of `inner_products`
+    plate: np.ndarray,  # (Q,)
+    sets: np.ndarray,  # (S, r) wells, those of a plate side by side
+    pattern: list[int],  # wells of a set on each of its plates
+    weights: np.ndarray,  # (D, r) of the wells of a set, for each contrast
+    spread: Spread,
+    level: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # (D, S) each
+    """T of sets of wells for each contrast, and its denominator."""
+    step = max(1, _AT_ONCE // (sets.shape[1] + len(pattern) + 1) ** 2)
+    blocks = (sets[i : i + step] for i in range(0, len(sets), step))
+    found = [_some_lengths(table, plate, block, pattern, weights, spread, level) for block in blocks]
+    t, variance = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return t, variance
+
+
+def _some_lengths(
+    table: np.ndarray,
+    plate: np.ndarray,
+    sets: np.ndarray,
+    pattern: list[int],
+    weights: np.ndarray,
+    spread: Spread,
+    level: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`weighted_lengths` of a few sets."""
+    q, r, count = len(plate), sets.shape[1], np.bincount(plate)
+    part = np.repeat(np.arange(len(pattern)), pattern)  # of each well of a set
+    inside = (part == np.arange(len(pattern))[:, None]).astype(float)  # (parts, r)
+    at = plate[sets[:, np.searchsorted(part, np.arange(len(pattern)))]]  # (S, parts) plate of each
+    points = np.concatenate([sets, q + at, np.full((len(sets), 1), len(table) - 1)], axis=1)
+    products = table[points[:, :, None], points[:, None, :]]  # (S, r + parts + 1, the same)
+    m, own = count[at] - np.array(pattern), table[np.arange(q), np.arange(q)]
+    rest = np.concatenate([-inside, np.eye(len(pattern)), np.zeros((len(pattern), 1))], axis=1)
+    squares = np.bincount(plate, own)[at] - own[sets] @ inside.T
+    squares -= ((rest @ products) * rest).sum(axis=2) / m
+    scale = 1 / np.sqrt(moderate(spread, squares.clip(0), m))  # (S, parts)
+    held = weights @ inside.T  # (D, parts)
+    share, left = held * scale[:, None], q - r
+    shares = share / m[:, None]  # (S, D, parts)
+    factors = np.zeros((len(sets), len(weights), points.shape[1]))
+    factors[..., :r] = weights * scale[:, part][:, None]
+    noise = (weights**2).sum(axis=1)
+    if level:
+        pull = share.sum(axis=2)
+        factors[..., :r] += pull[..., None] / left
+        factors[..., -1] = -pull / left
+        sums = np.diagonal(table)[q:-1]
+        typical = (own.sum() - (sums / count).sum()) / (count - 1).sum()
+        variance = noise + pull**2 * typical / left
+    else:
+        factors[..., :r] += shares @ inside
+        factors[..., r:-1] = -shares
+        variance = noise + (held**2 / m[:, None]).sum(axis=2)
+    return (((factors @ products) * factors).sum(axis=2) / variance).T, variance.T
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #6be8eeb1
 _FEW = 3  # sets as far out, the compound's own among them, where the gamma is asked
@@ -184,6 +270,7 @@ def sort_wells(
 
 # %% ../../nbs/04_latent/03_nulls.ipynb #96079ed8
 _CHUNK = 2_000_000  # latent values held at once
+_WIDE = 20  # numbers of a latent, from which on inner products are quicker than vectors
 
 
 def _designs(obs: pd.DataFrame, plate: np.ndarray) -> dict[tuple[int, ...], dict[str, np.ndarray]]:
@@ -194,6 +281,19 @@ def _designs(obs: pd.DataFrame, plate: np.ndarray) -> dict[tuple[int, ...], dict
         own = treated[at][np.argsort(plate[treated[at]], kind="stable")]
         found.setdefault(tuple(map(int, plate[own])), {})[str(name)] = own
     return found
+
+
+def _set_lengths(
+    z: np.ndarray, plate: np.ndarray, sets: _SetsOfWells, spread: Spread, level: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_lengths`, in the quicker of two ways."""
+    if z.shape[2] < _WIDE:
+        return _lengths(z, plate, sets, spread, level)
+    alike = np.ones((1, sets.shape[1]))
+    tables = (inner_products(one, plate) for one in z)
+    found = [weighted_lengths(t, plate, sets.sets, sets.pattern, alike, spread, level) for t in tables]
+    t, variance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return t, variance
 
 
 class Centred(NamedTuple):
@@ -245,7 +345,7 @@ def compound_p_values(
         sets = drawn[design]
         step = max(1, _CHUNK // (len(sets) * z.shape[1]))
         for some in (names[i : i + step] for i in range(0, len(names), step)):
-            t, variance = _lengths(z[[np.r_[controls, own[n]] for n in some]], where, sets, spread, level)
+            t, variance = _set_lengths(z[[np.r_[controls, own[n]] for n in some]], where, sets, spread, level)
             wider = 1 + (noise - 1) * r / variance[:, -1:]
             p = tail_p_values(wider * t[:, :-1], t[:, -1])
             lowest = float(lowest_p(1 / len(sets)))

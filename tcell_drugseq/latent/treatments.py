@@ -13,8 +13,17 @@ import pandas as pd
 
 from ..base.defaults import HitConfig
 from ..data.design import dose_ranks, treatment_of
-from .nulls import Centred, centred_wells, count_sets, draw_sets, lowest_p, tail_p_values
-from .shifts import TIE, Spread, moderate
+from tcell_drugseq.latent.nulls import (
+    Centred,
+    centred_wells,
+    count_sets,
+    draw_sets,
+    inner_products,
+    lowest_p,
+    tail_p_values,
+    weighted_lengths,
+)
+from .shifts import TIE
 
 # %% auto #0
 __all__ = ['Z95', 'contrasts', 'search_p_values', 'active_treatments', 'heterogeneity']
@@ -33,67 +42,23 @@ def contrasts(
     trends = np.array(trends, float)
     return np.concatenate([one, trends]), np.arange(len(one) + len(trends)) >= len(one)
 
-# %% ../../nbs/04_latent/04_treatments.ipynb #1cd17daf
-def _inner_products(z: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    """Inner products of the wells z (Q, Z), then of the sums of the plates, then of the sum of all."""
-    members = plate == np.arange(plate.max() + 1)[:, None]
-    adds = np.concatenate([members, np.ones((1, len(z)))]).astype(float)
-    table = z @ z.T
-    across = adds @ table
-    return np.block([[table, across.T], [across, across @ adds.T]])
-
-
-def _contrast_lengths(
-    table: np.ndarray,
-    plate: np.ndarray,
-    sets: np.ndarray,
-    pattern: list[int],
-    weights: np.ndarray,
-    spread: Spread,
-    level: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """T (D, S) of sets (S, r) of wells on `plate` (Q,) for each contrast, and its denominator."""
-    q, r, count = len(plate), sets.shape[1], np.bincount(plate)
-    part = np.repeat(np.arange(len(pattern)), pattern)  # of each well of a set
-    inside = (part == np.arange(len(pattern))[:, None]).astype(float)  # (parts, r)
-    at = plate[sets[:, np.searchsorted(part, np.arange(len(pattern)))]]  # (S, parts) plate of each
-    points = np.concatenate([sets, q + at, np.full((len(sets), 1), len(table) - 1)], axis=1)
-    products = table[points[:, :, None], points[:, None, :]]  # (S, r + parts + 1, the same)
-    m, own = count[at] - np.array(pattern), table[np.arange(q), np.arange(q)]
-    rest = np.concatenate([-inside, np.eye(len(pattern)), np.zeros((len(pattern), 1))], axis=1)
-    squares = np.bincount(plate, own)[at] - own[sets] @ inside.T
-    squares -= ((rest @ products) * rest).sum(axis=2) / m
-    scale = 1 / np.sqrt(moderate(spread, squares.clip(0), m))  # (S, parts)
-    held = weights @ inside.T  # (D, parts)
-    share, left = held * scale[:, None], q - r
-    shares = share / m[:, None]  # (S, D, parts)
-    factors = np.zeros((len(sets), len(weights), points.shape[1]))
-    factors[..., :r] = weights * scale[:, part][:, None]
-    noise = (weights**2).sum(axis=1)
-    if level:
-        pull = share.sum(axis=2)
-        factors[..., :r] += pull[..., None] / left
-        factors[..., -1] = -pull / left
-        sums = np.diagonal(table)[q:-1]
-        typical = (own.sum() - (sums / count).sum()) / (count - 1).sum()
-        variance = noise + pull**2 * typical / left
-    else:
-        factors[..., :r] += shares @ inside
-        factors[..., r:-1] = -shares
-        variance = noise + (held**2 / m[:, None]).sum(axis=2)
-    return (((factors @ products) * factors).sum(axis=2) / variance).T, variance.T
-
 # %% ../../nbs/04_latent/04_treatments.ipynb #846a9091
 _ENOUGH = 20  # sets as far out, from which on a p is known well enough
 _FIRST = 500  # sets before it is asked for the first time
 
 
-def _in_turn(n: int) -> Iterator[slice]:
-    """Blocks of n sets, each as large as all before it."""
-    begin, end = 0, min(_FIRST, n)
-    while begin < n:
-        yield slice(begin, end)
-        begin, end = end, min(2 * end, n)
+class _Drawn:
+    """Sets of wells, drawn when they are asked for: each block is as large as all before it."""
+
+    def __init__(self, wells: list[np.ndarray], pattern: list[int], limit: int, rng: np.random.Generator):
+        self.wells, self.pattern, self.limit, self.rng = wells, pattern, limit, rng
+        self.blocks: list[np.ndarray] = []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield from self.blocks
+        while (n := sum(map(len, self.blocks))) < self.limit:
+            self.blocks.append(draw_sets(self.wells, self.pattern, min(max(n, _FIRST), self.limit - n), self.rng))
+            yield self.blocks[-1]
 
 
 def _arrangements(plates: np.ndarray, wells: list[int], treatment: np.ndarray) -> int:
@@ -106,18 +71,17 @@ def _arrangements(plates: np.ndarray, wells: list[int], treatment: np.ndarray) -
 def _search(
     z: np.ndarray,
     plate: np.ndarray,
-    sets: np.ndarray,
-    pattern: list[int],
+    sets: _Drawn,
     weights: np.ndarray,
     trend: np.ndarray,
     centred: Centred,
     noise: float,
 ) -> tuple[float, float, float]:
     """T of the trends, p of the best treatment and p of the trends, of the last wells of z (Q, Z) on `plate` (Q,)."""
-    table, itself = _inner_products(z, plate), np.arange(len(plate) - sets.shape[1], len(plate))[None]
+    table, itself = inner_products(z, plate), np.arange(len(plate) - weights.shape[1], len(plate))[None]
 
     def lengths(of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _contrast_lengths(table, plate, of, pattern, weights, centred.spread, centred.level)
+        return weighted_lengths(table, plate, of, sets.pattern, weights, centred.spread, centred.level)
 
     def largest(t: np.ndarray) -> np.ndarray:  # of each family
         return np.array([t[~trend].max(axis=0), t[trend].max(axis=0)])
@@ -125,8 +89,8 @@ def _search(
     t, variance = lengths(itself)
     wider = 1 + (noise - 1) * (weights**2).sum(axis=1)[:, None] / variance
     farthest, null = largest(t)[:, 0], np.zeros((2, 0))
-    for block in _in_turn(len(sets)):
-        null = np.concatenate([null, largest(wider * lengths(sets[block])[0])], axis=1)
+    for block in sets:
+        null = np.concatenate([null, largest(wider * lengths(block)[0])], axis=1)
         if ((null >= farthest[:, None] * (1 - TIE)).sum(axis=1) >= _ENOUGH).all():
             break
     return (farthest[1], *tail_p_values(null, farthest))
@@ -165,12 +129,12 @@ def search_p_values(
         if design not in drawn:
             groups = [np.flatnonzero(where == g) for g in range(where.max() + 1)]
             pattern = sorted(np.unique(plate[own], return_counts=True)[1].tolist(), reverse=True)
-            sets = draw_sets(groups, pattern, cfg.hit_draws, np.random.default_rng([cfg.hit_seed, *design]))
-            drawn[design] = sets, pattern, _arrangements(plate[own], [len(g) for g in groups], codes)
-        sets, pattern, n_sets = drawn[design]
+            sets = _Drawn(groups, pattern, cfg.hit_draws, np.random.default_rng([cfg.hit_seed, *design]))
+            drawn[design] = sets, _arrangements(plate[own], [len(g) for g in groups], codes)
+        sets, n_sets = drawn[design]
         asked = contrasts(codes, rank[own], pd.factorize(stratum[own])[0])
-        t, best, along = _search(z[np.r_[controls, own]], where, sets, pattern, *asked, centred, noise)
-        p, least = (min(1.0, 2 * float(x)) for x in (min(best, along), lowest_p(1 / min(n_sets, 1 + len(sets)))))
+        t, best, along = _search(z[np.r_[controls, own]], where, sets, *asked, centred, noise)
+        p, least = (min(1.0, 2 * float(x)) for x in (min(best, along), lowest_p(1 / min(n_sets, 1 + cfg.hit_draws))))
         rows[name] = {"t": t, "p": p, "p_best": best, "p_trend": along, "smallest_p": least}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
     return table.rename_axis("compound").sort_index()

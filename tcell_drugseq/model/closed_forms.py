@@ -5,7 +5,7 @@
 # %% ../../nbs/02_model/05_closed_forms.ipynb #e68592d8
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,17 @@ class _Fitted:
     kernel: dict[str, torch.Tensor] = field(default_factory=dict)  # axes (G, C), wells (M, C), width (S,)
 
 
-_Rows = Callable[[torch.Tensor], torch.Tensor]  # numbers of some wells (b,) -> their kernel (b, M)
+_AT_ONCE = 256  # wells whose z-scores exist at a time
+_Rows = Callable[
+    [torch.Tensor], torch.Tensor
+]  # numbers of some wells (b,) -> their kernel (b, M), or their z-scores (b, G)
+
+
+def _project(rows: _Rows, wells: np.ndarray, onto: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Z-scores of some wells times matrices (G, C), of which each is read once, a block of wells at a time."""
+    every = torch.cat(onto, 1)
+    found = torch.cat([rows(part) @ every for part in torch.as_tensor(wells).split(_AT_ONCE)])
+    return found.split([one.shape[1] for one in onto], 1)
 
 
 def _in_blocks(rows: _Rows, wells: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -104,30 +114,25 @@ def _solve(
 _PENALTIES = torch.logspace(-3, 3, 13, dtype=torch.float64)  # of ridge regression, in mean squares of a well
 
 
-def _of_genes(dual: torch.Tensor, bias: torch.Tensor, held: torch.Tensor, mean: torch.Tensor, asked: Any) -> _Fitted:
-    """The answer whose weights of wells `held` (M, G), around their `mean`, are weights of genes."""
-    weights = (held.T @ dual.transpose(0, 1).flatten(1)).unflatten(1, dual.shape[::2])  # (G, S, T)
-    bias = bias - (mean @ weights.flatten(1)).view_as(bias)
-    said = [(rows.double() @ weights.flatten(1)).unflatten(1, bias.shape) for rows in asked()]
-    return _Fitted(weights.transpose(0, 1), bias, torch.cat(said).transpose(0, 1) + bias[:, None])
+def _of_genes(
+    dual: torch.Tensor, bias: torch.Tensor, around: torch.Tensor, mean: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of genes (G, S, T) and bias (S, T) for weights of wells (S, M, T), whose z-scores are `mean + around`."""
+    weights = (around.T @ dual.transpose(0, 1).flatten(1)).unflatten(1, dual.shape[::2])
+    return weights, bias - (mean @ weights.flatten(1)).view_as(bias)
 
 
-def _linear(member: _Member, held: torch.Tensor, rows: Callable, asked: Callable, label: bool) -> list[_Fitted]:
-    """Ridge regression and, where there is a label, logistic regression, on z-scores `held` (M, G)."""
-    mean = held.double().mean(0)
-    around = held - mean
-    gram = around @ around.T
-
-    def own(part: torch.Tensor) -> torch.Tensor:
-        return (rows(member.own[part]) - mean) @ around.T
-
-    found = _solve(member, gram, own, member.y, _PENALTIES * gram.diagonal().mean().clamp_min(1e-9))
-    fitted = [_of_genes(*found, around, mean, asked)]
+def _linear(
+    member: _Member, around: torch.Tensor, mean: torch.Tensor, own: torch.Tensor, label: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Ridge regression and, where there is a label, logistic regression; `own` (n, M): z-scores times `around`."""
+    gram, shift = around @ around.T, around @ mean
+    penalties = _PENALTIES * gram.diagonal().mean().clamp_min(1e-9)
+    found = [_solve(member, gram, lambda part: own[part] - shift, member.y, penalties)]
     if label:
         at = torch.tensor(np.isin(member.own, member.held))
-        fitted.append(_of_genes(*_logistic(gram, member.y[at, -1].numpy()), around, mean, asked))
-        fitted[-1].said.sigmoid_()
-    return fitted
+        found.append(_logistic(gram, member.y[at, -1].numpy()))
+    return [_of_genes(*one, around, mean) for one in found]
 
 # %% ../../nbs/02_model/05_closed_forms.ipynb #7fb27b941602401d91542211134fc71a
 _STRENGTHS = np.logspace(3, -3, 7)  # penalties of logistic regression, in mean squares of a well
@@ -186,26 +191,36 @@ def _gaussian(member: _Member, axes: torch.Tensor, at: dict[str, torch.Tensor], 
     return _Fitted(torch.cat(weights), torch.cat(bias), torch.cat(said), kernel)
 
 # %% ../../nbs/02_model/05_closed_forms.ipynb #8dd0d8092fe74a7c96281538738b07e2
-def _kernels(
-    member: _Member, held: torch.Tensor, own: Callable, asked: Callable, weights: dict[str, list[torch.Tensor]]
-) -> dict[str, list[_Fitted]]:
-    """Each kernel on z-scores `held` (M, G): for all targets, or for one after the other."""
-    fitted = {name: [] for name in KERNELS}
+@dataclass(frozen=True)
+class _Axes:
+    """Axes that some kernels read, and which targets these answer."""
+
+    names: list[str]  # of the kernels
+    targets: slice
+    axes: torch.Tensor  # (G, C)
+
+
+def _all_axes(held: torch.Tensor, weights: dict[str, list[torch.Tensor]]) -> list[_Axes]:
+    """Axes of wells (M, G) for each way to weigh genes: for all targets, or for one after the other."""
+    found = []
     for genes in dict.fromkeys(kernel.genes for kernel in KERNELS.values()):
         names = [name for name, kernel in KERNELS.items() if kernel.genes == genes]
         wanted = min(max(KERNELS[name].n_components for name in names), len(held) - 1, held.shape[1])
         for t, weight in enumerate(weights[genes]):
-            axes = leading_axes(held * weight, wanted) * weight[:, None]
-            at = {"held": held @ axes, "asked": torch.cat([part @ axes for part in asked()])}
-            at["own"] = at["held"] if member.whole else torch.cat([part @ axes for part in own()])
-            at = {where: values.double() for where, values in at.items()}
-            y = member.y[:, [t]] if genes == "own" else member.y
-            for name in names:
-                n, unit = KERNELS[name].n_components, at["held"].new_ones(wanted)
-                if KERNELS[name].whiten:
-                    unit = at["held"].std(0, unbiased=False).clamp_min(1e-9)
-                mine = {where: (values / unit)[:, :n] for where, values in at.items()}
-                fitted[name].append(_gaussian(member, (axes / unit)[:, :n], mine, y))
+            targets = slice(t, t + 1) if genes == "own" else slice(None)
+            found.append(_Axes(names, targets, leading_axes(held * weight, wanted) * weight[:, None]))
+    return found
+
+
+def _kernels(member: _Member, read: _Axes, at: dict[str, torch.Tensor]) -> dict[str, _Fitted]:
+    """Each kernel that reads these axes, on which wells `held`, `own` and `asked` stand at `at`."""
+    at, fitted = {where: values.double() for where, values in at.items()}, {}
+    for name in read.names:
+        n, unit = KERNELS[name].n_components, at["held"].new_ones(read.axes.shape[1])
+        if KERNELS[name].whiten:
+            unit = at["held"].std(0, unbiased=False).clamp_min(1e-9)
+        mine = {where: (values / unit)[:, :n] for where, values in at.items()}
+        fitted[name] = _gaussian(member, (read.axes / unit)[:, :n], mine, member.y[:, read.targets])
     return fitted
 
 # %% ../../nbs/02_model/05_closed_forms.ipynb #72eea5119410473aa328ad9291626812
@@ -276,20 +291,32 @@ _OWN_LEAST = 0.05  # weight of a gene that says nothing about the target
 def _fit_member(
     model: MultiTaskModel, x: Any, member: _Member, weights: dict[str, torch.Tensor]
 ) -> dict[str, list[_Fitted]]:
-    """All answers of one member; z-scores are read once, and of wells left out a block at a time."""
+    """All answers of one member, fitted on z-scores of which a block of wells exists at a time."""
 
-    def rows(wells: Any) -> torch.Tensor:
-        return model.scale(x[torch.as_tensor(wells)])
+    def rows(wells: torch.Tensor) -> torch.Tensor:
+        return model.scale(x[wells])
 
-    def read(wells: np.ndarray) -> Callable:
-        return lambda: map(rows, torch.tensor(wells).split(1024))
-
-    held, asked = rows(member.held), read(member.asked)
-    linear = _linear(member, held, rows, asked, model.tasks.label)
-    weigh = {genes: list(weight[member.numbers[0]].float()) for genes, weight in weights.items()}
-    return dict(zip(("ridge", "logistic"), [[f] for f in linear], strict=False)) | _kernels(
-        member, held, read(member.own), asked, weigh
-    )
+    held = rows(member.held)
+    mean = held.double().mean(0)
+    around = held - mean
+    read = _all_axes(held, {genes: list(weight[member.numbers[0]].float()) for genes, weight in weights.items()})
+    axes = [one.axes for one in read]
+    held_at = [held @ one for one in axes]
+    own_at, own = held_at, around  # not read where all its wells are held
+    if not member.whole:
+        own_at = _project(rows, member.own, axes)
+        own = _project(lambda wells: rows(wells).double(), member.own, [around.T])[0]
+    linear = _linear(member, around, mean, own, model.tasks.label)
+    *asked_at, asked = _project(rows, member.asked, [*axes, torch.cat([w.flatten(1).float() for w, _ in linear], 1)])
+    fitted, first = {}, 0
+    for name, (weights_of_genes, bias) in zip(("ridge", "logistic"), linear, strict=False):
+        said = asked[:, first : first + bias.numel()].double().unflatten(1, bias.shape).transpose(0, 1) + bias[:, None]
+        first += bias.numel()
+        fitted[name] = [_Fitted(weights_of_genes.transpose(0, 1), bias, said.sigmoid() if name == "logistic" else said)]
+    for one, *at in zip(read, held_at, own_at, asked_at, strict=True):
+        for name, found in _kernels(member, one, dict(zip(("held", "own", "asked"), at, strict=True))).items():
+            fitted.setdefault(name, []).append(found)
+    return fitted
 
 
 @torch.no_grad()

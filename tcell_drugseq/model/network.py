@@ -127,7 +127,7 @@ class MultiTaskModel(nn.Module):
     ) -> torch.Tensor:  # (..., G)
         """Z-scores of the genes by the training wells, at most 10 SD from their mean; 0 for a gene that is constant."""
         factor = torch.where(self.std > 0, 1 / (self.std + 1e-8), 0)
-        return ((x - self.mean) * factor).clamp(-_FARTHEST, _FARTHEST)
+        return (x - self.mean).mul_(factor).clamp_(-_FARTHEST, _FARTHEST)
 
     def _parts(self, scaled: torch.Tensor) -> torch.Tensor:
         """Each member's part of the latent vector (E, B, Z / E)."""

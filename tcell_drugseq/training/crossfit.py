@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'T', 'FoldModel', 'with_expression', 'read_corrected', 'read_chosen', 'FoldPlan', 'plan_folds', 'split_final',
-           'fit_fold', 'count_together', 'train_together', 'fit_run', 'out_of_fold', 'describe_folds',
+           'fit_fold', 'count_together', 'train_together', 'fit_run', 'ask_together', 'out_of_fold', 'describe_folds',
            'describe_readout']
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #ef33ea79
@@ -200,6 +200,27 @@ def fit_run(
     folds = [] if alone else [partial(of_fold, fold) for fold in plan.folds]
     fit, *views = train_together([final, *folds], cfg.train)
     return cast(Fit, fit), cast(list[FoldModel], views)
+
+# %% ../../nbs/03_training/08_crossfit.ipynb #38296938
+def ask_together(
+    ask: Callable[[FoldModel], T],  # draws no random numbers from PyTorch
+    views: Sequence[FoldModel],
+) -> list[T]:
+    """What is asked of the model of each fold, as many folds at once as PyTorch has threads."""
+    n_threads = torch.get_num_threads()
+    at_once = min(len(views), n_threads)
+    if at_once < 2 or any(v.model.mean.is_cuda for v in views):
+        return [ask(v) for v in views]
+
+    def alone(view: FoldModel) -> T:
+        torch.set_num_threads(n_threads // at_once)
+        return ask(view)
+
+    try:
+        with threadpool_limits(n_threads // at_once, "blas"), ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(alone, views))
+    finally:
+        torch.set_num_threads(n_threads)
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #66720ca8
 def out_of_fold(

@@ -57,8 +57,7 @@ def learning_rate(
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, n_steps - warm)))
 
 # %% ../../nbs/03_training/07_fit.ipynb #85818fa2
-_STEPS, _PASSES = 300, 15  # the least of a training, where `epochs` doesn't say
-_ENOUGH, _FEWEST = 1000, 3  # steps from which on passes become fewer, and how few
+_STEPS, _PASSES = 300, 3  # the least of a training, where `epochs` doesn't say
 
 
 def count_epochs(
@@ -67,7 +66,7 @@ def count_epochs(
 ) -> int:
     """How many passes over the wells a training takes."""
     each = math.ceil(n_wells / cfg.batch_size)
-    return cfg.epochs or max(math.ceil(_STEPS / each), min(_PASSES, math.ceil(_ENOUGH / each)), _FEWEST)
+    return cfg.epochs or max(math.ceil(_STEPS / each), _PASSES)
 
 # %% ../../nbs/03_training/07_fit.ipynb #49e69cb7
 def _seed_epoch(draws: Draws, *parts: int) -> None:
