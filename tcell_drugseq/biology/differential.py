@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'differential_expression', 'changed_by_chance', 'beside_model']
+__all__ = ['log', 'T', 'differential_expression', 'changed_by_chance', 'beside_model']
 
 # %% ../../nbs/09_biology/02_differential.ipynb #6427c39f
 def _counts(screen: AnnData) -> np.ndarray:
@@ -62,10 +62,11 @@ class _Design:
     """A design in which every compound has a level of its own, and all share what is held constant."""
 
     def __init__(self, matrix: np.ndarray, n_compounds: int):  # (N, Q + C), compounds last
-        from scipy.sparse import csr_array
+        from scipy.sparse import csr_array, vstack
 
         self.shared, own = np.split(np.asarray(matrix, float), [matrix.shape[1] - n_compounds], axis=1)  # (N, Q)
         self.own = csr_array(own.T)  # (C, N) 0/1
+        self.cells = vstack([csr_array(own.T * u) for u in self.shared.T], format="csr")  # (Q * C, N)
         self.code = np.where(own.any(axis=1), own.argmax(axis=1), -1)  # (N,) -1: a control well
         self.outer = (self.shared[:, :, None] * self.shared[:, None]).reshape(len(own), -1)
 
@@ -77,9 +78,10 @@ class _Design:
         """D (g, C), m (g, C, Q) and S (g, Q, Q) of weights (g, N)."""
         q = self.shared.shape[1]
         level = self._sums(weights) + ridge
-        mean = np.stack([self._sums(weights * u) for u in self.shared.T], axis=-1) / level[..., None]
+        sums = (self.cells @ weights.T).reshape(q, level.shape[1], -1)
+        mean = np.ascontiguousarray(sums.transpose(2, 1, 0)) / level[..., None]
         rest = (weights @ self.outer).reshape(-1, q, q) + ridge * np.eye(q)
-        return level, mean, rest - np.einsum("gc,gci,gcj->gij", level, mean, mean)
+        return level, mean, rest - (mean * level[..., None]).swapaxes(1, 2) @ mean
 
     def solve(self, weights: np.ndarray, target: np.ndarray, ridge: float) -> np.ndarray:
         """Coefficients (g, Q + C) of weighted regression of `target` (g, N)."""
@@ -98,7 +100,7 @@ class _Design:
         level, mean, rest = self.split(weights, ridge)
         apart = self.shared - np.pad(mean, ((0, 0), (0, 1), (0, 0)))[:, self.code]
         alone = np.pad(1 / level, ((0, 0), (0, 1)))[:, self.code]
-        return weights * (np.einsum("gni,gij,gnj->gn", apart, np.linalg.inv(rest), apart) + alone)
+        return weights * (((apart @ np.linalg.inv(rest)) * apart).sum(axis=2) + alone)
 
     def log_det(self, weights: np.ndarray) -> np.ndarray:
         """Log determinant (g,) of X'WX."""
@@ -108,17 +110,25 @@ class _Design:
     def variances(self, weights: np.ndarray) -> np.ndarray:
         """Variance (g, C) of each compound's coefficient."""
         level, mean, rest = self.split(weights)
-        return 1 / level + np.einsum("gci,gij,gcj->gc", mean, np.linalg.inv(rest), mean)
+        return 1 / level + ((mean @ np.linalg.inv(rest)) * mean).sum(axis=2)
 
 # %% ../../nbs/09_biology/02_differential.ipynb #0fcd70a3
+T = TypeVar("T")
 _AT_ONCE = 2_000_000  # values of a block of genes
 _RIDGE = 1e-6  # PyDESeq2's
 _MOST, _STEPS = 30, 250  # a larger coefficient, or more steps: the gene is left to PyDESeq2
 
 
-def _in_blocks(n_genes: int, n_wells: int) -> Iterator[slice]:
+def _in_blocks(work: Callable[[slice], T], n_genes: int, n_wells: int) -> list[T]:
+    """What is found of each block of genes, as many at once as PyTorch has threads."""
+    import torch
+    from joblib import Parallel, delayed
+    from threadpoolctl import threadpool_limits
+
     size = max(1, _AT_ONCE // n_wells)
-    return (slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size))
+    blocks = (slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size))
+    with threadpool_limits(1), Parallel(torch.get_num_threads(), prefer="threads") as at_once:
+        return cast(list[T], list(at_once(delayed(work)(block) for block in blocks)))
 
 
 def _regress(
@@ -165,8 +175,9 @@ def _inference() -> type:
             return np.maximum(size_factors[:, None] * (design_matrix @ fitted), min_mu)
 
         def irls(self, counts, size_factors, design_matrix, disp, min_mu, beta_tol, *args: Any, **kwargs: Any):
-            design, parts = _Design(design_matrix, self.n_compounds), []
-            for at in _in_blocks(counts.shape[1], len(counts)):
+            design, slowly = _Design(design_matrix, self.n_compounds), super().irls
+
+            def fit(at: slice) -> tuple[np.ndarray, ...]:
                 y = counts[:, at].T.astype(float)
                 found, failed = _regress(design, y, size_factors, disp[at], min_mu, beta_tol)
                 mu = size_factors * np.exp(design.predict(found))
@@ -174,12 +185,14 @@ def _inference() -> type:
                 hat = design.leverage(bounded / (1 + bounded * disp[at, None]), _RIDGE)
                 converged = np.ones(len(found), bool)
                 if failed.any():
-                    again = super().irls(
+                    again = slowly(
                         y[failed].T, size_factors, design_matrix, disp[at][failed], min_mu, beta_tol, *args, **kwargs
                     )
                     found[failed], mu[failed], hat[failed] = again[0], again[1].T, again[2].T
                     converged[failed] = again[3]
-                parts.append((found, mu, hat, converged))
+                return found, mu, hat, converged
+
+            parts = _in_blocks(fit, counts.shape[1], len(counts))
             found, mu, hat, converged = (np.concatenate(part) for part in zip(*parts, strict=True))
             return found, mu.T, hat.T, converged
 
@@ -199,8 +212,7 @@ def _inference() -> type:
                     found += (log_alpha - np.log(alpha_hat[gene])) ** 2 / (2 * prior_disp_var)
                 return found.reshape(shape)
 
-            best = []
-            for at in _in_blocks(counts.shape[1], len(counts)):
+            def search(at: slice) -> np.ndarray:
                 genes = np.arange(at.start, at.stop)
                 tried = np.array([loss(np.full(len(genes), x), genes) for x in grid])
                 k = tried.argmin(axis=0)
@@ -208,8 +220,9 @@ def _inference() -> type:
                 answer, g = grid[k], genes[inside]
                 bracket = tuple(grid[k[inside] + d] for d in (-1, 0, 1))
                 answer[inside] = elementwise.find_minimum(loss, bracket, args=(g,), tolerances={"xatol": 1e-5}).x
-                best.append(answer)
-            found = np.exp(np.concatenate(best))
+                return answer
+
+            found = np.exp(np.concatenate(_in_blocks(search, counts.shape[1], len(counts))))
             return found, np.ones(len(found), bool)
 
     return AllGenes
@@ -250,11 +263,14 @@ def _wald(fit: Any, codes: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     columns = [f"condition[T.{code}]" for code in codes]
     order = [*matrix.columns.difference(columns, sort=False), *columns]
     design, size = _Design(matrix[order].to_numpy(), len(codes)), fit.obs["size_factors"].to_numpy()
-    change, dispersion, error = change[order].to_numpy(), fit.var["dispersions"].to_numpy(), []
-    for at in _in_blocks(len(change), len(size)):
+    change, dispersion = change[order].to_numpy(), fit.var["dispersions"].to_numpy()
+
+    def errors(at: slice) -> np.ndarray:
         mu = size * np.exp(design.predict(change[at]))
-        error.append(np.sqrt(design.variances(mu / (1 + mu * dispersion[at, None]))))
-    change, error = change[:, -len(codes) :], np.concatenate(error)
+        return np.sqrt(design.variances(mu / (1 + mu * dispersion[at, None])))
+
+    error = np.concatenate(_in_blocks(errors, len(change), len(size)))
+    change = change[:, -len(codes) :]
     p = np.where(np.asarray(fit.cooks_outlier(), bool)[:, None], np.nan, 2 * norm.sf(np.abs(change / error)))
     return change / np.log(2), error / np.log(2), p
 
