@@ -1923,6 +1923,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'tcell_drugseq/importance/attribution.py'),
                                                       'tcell_drugseq.importance.attribution.gradient_x_input': ( '05_importance/attribution.html#gradient_x_input',
                                                                                                                  'tcell_drugseq/importance/attribution.py'),
+                                                      'tcell_drugseq.importance.attribution.held_weights': ( '05_importance/attribution.html#held_weights',
+                                                                                                             'tcell_drugseq/importance/attribution.py'),
                                                       'tcell_drugseq.importance.attribution.integrated_gradients': ( '05_importance/attribution.html#integrated_gradients',
                                                                                                                      'tcell_drugseq/importance/attribution.py'),
                                                       'tcell_drugseq.importance.attribution.pick_output': ( '05_importance/attribution.html#pick_output',

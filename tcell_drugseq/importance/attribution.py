@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.crossfit import FoldModel
 
 # %% auto #0
-__all__ = ['resolve_target', 'pick_output', 'ask_target', 'gradient_x_input', 'dmso_baseline', 'integrated_gradients']
+__all__ = ['resolve_target', 'pick_output', 'ask_target', 'held_weights', 'gradient_x_input', 'dmso_baseline',
+           'integrated_gradients']
 
 # %% ../../nbs/05_importance/01_attribution.ipynb #cfbf1480
 def resolve_target(
@@ -67,6 +70,20 @@ def ask_target(
     """What the model says of one target."""
     return pick_output(model, model(x, target), target)
 
+# %% ../../nbs/05_importance/01_attribution.ipynb #84ea5b8b
+@contextmanager
+def held_weights(
+    model: MultiTaskModel,  # in evaluation mode from here on
+) -> Iterator[None]:
+    """Within this block a model has gradients of its wells alone."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)
+
 # %% ../../nbs/05_importance/01_attribution.ipynb #f3995924
 def gradient_x_input(
     model: MultiTaskModel,
@@ -76,11 +93,11 @@ def gradient_x_input(
 ) -> pd.DataFrame:  # index genes: importance, importance_signed, effect_per_sd; the model's order
     """Mean |x * gradient| of each gene, its signed mean, and mean gradient times training SD."""
     target = resolve_target(model.tasks, model.cfg, target)
-    model.eval()
     sums = torch.zeros(3, len(model.genes), dtype=torch.float64)
     for part in blocks(x, batch_size):
         part = part.to(model.mean.device).requires_grad_()
-        (grad,) = torch.autograd.grad(ask_target(model, part, target).sum(), part)
+        with held_weights(model):
+            (grad,) = torch.autograd.grad(ask_target(model, part, target).sum(), part)
         product = (part * grad).detach().double().cpu()
         sums += torch.stack([product.abs().sum(0), product.sum(0), grad.double().cpu().sum(0)])
     sums[2] *= model.std.double().cpu()
@@ -116,7 +133,6 @@ def integrated_gradients(
         from captum.attr import IntegratedGradients
 
     target = resolve_target(model.tasks, model.cfg, target)
-    model.eval()
     device = model.mean.device
     wells = torch.as_tensor(np.asarray(x), dtype=torch.float32, device=device)
     start = torch.as_tensor(np.asarray(baseline), dtype=torch.float32, device=device)[None]
@@ -125,7 +141,8 @@ def integrated_gradients(
         return ask_target(model, v, target)
 
     method = IntegratedGradients(ask)
-    parts = [method.attribute(w, start, n_steps=steps, internal_batch_size=64).detach() for w in wells.split(64)]
+    with held_weights(model):
+        parts = [method.attribute(w, start, n_steps=steps, internal_batch_size=64).detach() for w in wells.split(64)]
     found = torch.cat(parts).double()
     with torch.no_grad():
         change = torch.cat([ask(w) for w in wells.split(64)]).double() - ask(start).double()

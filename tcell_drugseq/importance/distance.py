@@ -13,6 +13,7 @@ import torch
 
 from ..base.defaults import HitConfig
 from ..data.design import blocks
+from .attribution import held_weights
 from ..latent.shifts import find_centres, level_plates, shift_wells, smallest_unit
 from ..model.network import MultiTaskModel
 from ..training.crossfit import ask_together
@@ -32,14 +33,14 @@ def _pull(
     direction: np.ndarray,  # (n, Z) one for each well
     batch: int = 128,  # wells per backward pass
 ) -> np.ndarray:  # (n, G) gradient of each well's latent along its direction
-    model.eval()
     parts = []
     for rows, along in zip(
         torch.tensor(x, dtype=torch.float32).split(batch), torch.tensor(direction).split(batch), strict=True
     ):
         rows = rows.to(model.mean.device).requires_grad_()
-        ahead = (model(rows).z * along.to(rows)).sum()
-        parts.append(torch.autograd.grad(ahead, rows)[0].cpu().double().numpy())
+        with held_weights(model):
+            ahead = (model(rows, "latent").z * along.to(rows)).sum()
+            parts.append(torch.autograd.grad(ahead, rows)[0].cpu().double().numpy())
     return np.concatenate(parts)
 
 # %% ../../nbs/05_importance/04_distance.ipynb #71650f31
@@ -48,7 +49,7 @@ def _shifts(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the wells `at`: shift of the latent (n, Z) and of expression (n, G), and the spread of DMSO wells (n,)."""
     with torch.no_grad():
-        z = view.model(torch.tensor(view.x[at], dtype=torch.float32).to(view.model.mean.device)).z
+        z = view.model(torch.tensor(view.x[at], dtype=torch.float32).to(view.model.mean.device), "latent").z
     x, centres = view.x[at].astype(float), find_centres(obs, cfg.centre_controls)
     z, one = level_plates(z.cpu().double().numpy(), obs, centres)
     if one is not centres:

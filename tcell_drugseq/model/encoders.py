@@ -56,18 +56,23 @@ class _ReadGenes(torch.autograd.Function):
         r, b, m, g = p.shape
         grad = grad_outputs[0].reshape(r, b * m, -1).to(p.dtype)  # of lower precision under autocast
         middle = (grad * o).sum(-1).view(r, b, m, 1)  # what the softmax takes away
-        of_alpha, of_beta, of_value, of_slope = (torch.empty_like(t) for t in (beta, beta, value, slope))
         of_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        learns = any(ctx.needs_input_grad[1:])  # else only the wells are asked about
+        of_alpha, of_beta, of_value, of_slope = (
+            torch.empty_like(t) if learns else None for t in (beta, beta, value, slope)
+        )
         for k in range(r):  # one head at a time stays in the cache
             own, at = grad[k], (x if x.ndim == 2 else x[k])[:, None]
-            torch.mm(p[k].view(b * m, g).T, own, out=of_value[k])
-            torch.mm(px[k].view(b * m, g).T, own, out=of_slope[k])
             by_slope = (own @ slope[k].T).view(b, m, g)
             logit = (own @ value[k].T).view(b, m, g).addcmul_(by_slope, at).sub_(middle[k]).mul_(p[k])
-            torch.sum(logit, 0, out=of_alpha[k])
             if of_x is not None:
                 to = of_x if x.ndim == 2 else of_x[k]
                 to += by_slope.mul_(p[k]).addcmul_(logit, beta[k]).sum(1)
+            if of_alpha is None or of_beta is None or of_value is None or of_slope is None:
+                continue
+            torch.mm(p[k].view(b * m, g).T, own, out=of_value[k])
+            torch.mm(px[k].view(b * m, g).T, own, out=of_slope[k])
+            torch.sum(logit, 0, out=of_alpha[k])
             torch.sum(logit.mul_(at), 0, out=of_beta[k])
         return of_x, of_alpha, of_beta, of_value, of_slope
 
