@@ -95,7 +95,7 @@ def draw_sets(
         columns.append(table[at[:, None], order])
     return np.concatenate(columns, axis=1)
 
-
+# %% ../../nbs/04_latent/03_nulls.ipynb #c931e5be
 def draw_alike(
     plate: np.ndarray,  # (C + r,) number of the plate of each control well and, last, of the compound's own wells
     n_wells: int,  # r, of the compound
@@ -169,7 +169,7 @@ def inner_products(
     across = adds @ table
     return np.block([[table, across.T], [across, across @ adds.T]])
 
-
+# %% ../../nbs/04_latent/03_nulls.ipynb #4df25091
 _AT_ONCE = 2_000_000  # inner products of the sets that are looked up at a time
 
 
@@ -268,34 +268,7 @@ def sort_wells(
     obs = obs.assign(compound=obs["compound"].astype(str).astype(object))
     return z - (center if len(center) else z).mean(axis=0), obs
 
-# %% ../../nbs/04_latent/03_nulls.ipynb #96079ed8
-_CHUNK = 2_000_000  # latent values held at once
-_WIDE = 20  # numbers of a latent, from which on inner products are quicker than vectors
-
-
-def _designs(obs: pd.DataFrame, plate: np.ndarray) -> dict[tuple[int, ...], dict[str, np.ndarray]]:
-    """Plates of a compound's wells, -1 for one without a fair centre -> compound -> its wells in that order."""
-    treated = np.flatnonzero(~obs["is_control"].to_numpy(bool))
-    found: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
-    for name, at in obs["compound"].iloc[treated].groupby(obs["compound"].iloc[treated]).indices.items():
-        own = treated[at][np.argsort(plate[treated[at]], kind="stable")]
-        found.setdefault(tuple(map(int, plate[own])), {})[str(name)] = own
-    return found
-
-
-def _set_lengths(
-    z: np.ndarray, plate: np.ndarray, sets: _SetsOfWells, spread: Spread, level: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """`_lengths`, in the quicker of two ways."""
-    if z.shape[2] < _WIDE:
-        return _lengths(z, plate, sets, spread, level)
-    alike = np.ones((1, sets.shape[1]))
-    tables = (inner_products(one, plate) for one in z)
-    found = [weighted_lengths(t, plate, sets.sets, sets.pattern, alike, spread, level) for t in tables]
-    t, variance = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return t, variance
-
-
+# %% ../../nbs/04_latent/03_nulls.ipynb #102d06bf
 class Centred(NamedTuple):
     """Wells by id, each plate centred, and what a null needs to know of them."""
 
@@ -322,6 +295,33 @@ def centred_wells(
     for g, row in enumerate(members if not level else ()):
         z[plate == g] -= z[controls[row > 0]].mean(axis=0)
     return Centred(z, obs, plate, controls, level, fit_spread(z[controls], members))
+
+# %% ../../nbs/04_latent/03_nulls.ipynb #96079ed8
+_CHUNK = 2_000_000  # latent values held at once
+_WIDE = 20  # numbers of a latent, from which on inner products are quicker than vectors
+
+
+def _designs(obs: pd.DataFrame, plate: np.ndarray) -> dict[tuple[int, ...], dict[str, np.ndarray]]:
+    """Plates of a compound's wells, -1 for one without a fair centre -> compound -> its wells in that order."""
+    treated = np.flatnonzero(~obs["is_control"].to_numpy(bool))
+    found: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
+    for name, at in obs["compound"].iloc[treated].groupby(obs["compound"].iloc[treated]).indices.items():
+        own = treated[at][np.argsort(plate[treated[at]], kind="stable")]
+        found.setdefault(tuple(map(int, plate[own])), {})[str(name)] = own
+    return found
+
+
+def _set_lengths(
+    z: np.ndarray, plate: np.ndarray, sets: _SetsOfWells, spread: Spread, level: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_lengths`, in the quicker of two ways."""
+    if z.shape[2] < _WIDE:
+        return _lengths(z, plate, sets, spread, level)
+    alike = np.ones((1, sets.shape[1]))
+    tables = (inner_products(one, plate) for one in z)
+    found = [weighted_lengths(t, plate, sets.sets, sets.pattern, alike, spread, level) for t in tables]
+    t, variance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return t, variance
 
 
 def compound_p_values(
