@@ -114,7 +114,7 @@ class _Design:
 
 # %% ../../nbs/09_biology/02_differential.ipynb #0fcd70a3
 T = TypeVar("T")
-_AT_ONCE = 2_000_000  # values of a block of genes
+_AT_ONCE = 400_000  # counts of a block of genes
 _RIDGE = 1e-6  # PyDESeq2's
 _MOST, _STEPS = 30, 250  # a larger coefficient, or more steps: the gene is left to PyDESeq2
 

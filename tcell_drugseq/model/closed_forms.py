@@ -70,9 +70,7 @@ class _Fitted:
 
 
 _AT_ONCE = 256  # wells whose z-scores exist at a time
-_Rows = Callable[
-    [torch.Tensor], torch.Tensor
-]  # numbers of some wells (b,) -> their kernel (b, M), or their z-scores (b, G)
+_Rows = Callable[[torch.Tensor], torch.Tensor]  # numbers of some wells (b,) -> their kernel or z-scores (b, ...)
 
 
 def _project(rows: _Rows, wells: np.ndarray, onto: list[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -84,7 +82,7 @@ def _project(rows: _Rows, wells: np.ndarray, onto: list[torch.Tensor]) -> Sequen
 
 def _in_blocks(rows: _Rows, wells: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Some wells at a time, with their kernel."""
-    return ((part, rows(part)) for part in wells.split(1024))
+    return ((part, rows(part)) for part in wells.split(_AT_ONCE))
 
 
 def _solve(
@@ -123,12 +121,15 @@ def _of_genes(
 
 
 def _linear(
-    member: _Member, around: torch.Tensor, mean: torch.Tensor, own: torch.Tensor, label: bool
+    member: _Member, around: torch.Tensor, mean: torch.Tensor, rows: _Rows, label: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Ridge regression and, where there is a label, logistic regression; `own` (n, M): z-scores times `around`."""
-    gram, shift = around @ around.T, around @ mean
-    penalties = _PENALTIES * gram.diagonal().mean().clamp_min(1e-9)
-    found = [_solve(member, gram, lambda part: own[part] - shift, member.y, penalties)]
+    """Ridge regression and, where there is a label, logistic regression, of wells that are held at `mean + around`."""
+    gram = around @ around.T
+
+    def own(part: torch.Tensor) -> torch.Tensor:
+        return (rows(torch.as_tensor(member.own)[part]) - mean) @ around.T
+
+    found = [_solve(member, gram, own, member.y, _PENALTIES * gram.diagonal().mean().clamp_min(1e-9))]
     if label:
         at = torch.tensor(np.isin(member.own, member.held))
         found.append(_logistic(gram, member.y[at, -1].numpy()))
@@ -302,11 +303,8 @@ def _fit_member(
     read = _all_axes(held, {genes: list(weight[member.numbers[0]].float()) for genes, weight in weights.items()})
     axes = [one.axes for one in read]
     held_at = [held @ one for one in axes]
-    own_at, own = held_at, around  # not read where all its wells are held
-    if not member.whole:
-        own_at = _project(rows, member.own, axes)
-        own = _project(lambda wells: rows(wells).double(), member.own, [around.T])[0]
-    linear = _linear(member, around, mean, own, model.tasks.label)
+    own_at = held_at if member.whole else _project(rows, member.own, axes)
+    linear = _linear(member, around, mean, rows, model.tasks.label)
     *asked_at, asked = _project(rows, member.asked, [*axes, torch.cat([w.flatten(1).float() for w, _ in linear], 1)])
     fitted, first = {}, 0
     for name, (weights_of_genes, bias) in zip(("ridge", "logistic"), linear, strict=False):
