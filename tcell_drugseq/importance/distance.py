@@ -16,7 +16,6 @@ from ..data.design import blocks
 from .attribution import held_weights
 from ..latent.shifts import find_centres, level_plates, shift_wells, smallest_unit
 from ..model.network import MultiTaskModel
-from ..training.crossfit import ask_together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -103,7 +102,7 @@ def distance_genes(
     if asked.all():
         return pd.DataFrame(columns=list(COLUMNS))
     taken = asked if chosen is None else chosen
-    found = ask_together(lambda view: _fold_parts(view, screen, asked, taken, cfg), views)
+    found = [_fold_parts(view, screen, asked, taken, cfg) for view in views]
     shares, changes = (pd.concat(tables) for tables in zip(*found, strict=True))
     share = shares.groupby(level=0).mean()
     change = changes.groupby(level=0).sum().div(obs["compound"][taken].astype(str).value_counts(), axis=0)
