@@ -125,6 +125,7 @@ if TYPE_CHECKING:
         said_of_splits as said_of_splits,
         said_of_types as said_of_types,
         splitting_columns as splitting_columns,
+        unit_key as unit_key,
         without_controls as without_controls,
     )
     from tcell_drugseq.base.settings import (
@@ -291,6 +292,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "said_of_splits",
             "said_of_types",
             "splitting_columns",
+            "unit_key",
             "without_controls",
         ],
         "settings": ["InputError", "coerce", "leaves", "naming", "shown", "with_leaves"],

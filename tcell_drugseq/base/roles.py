@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import count
@@ -20,8 +21,9 @@ from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 
 # %% auto #0
 __all__ = ['SAMPLE_TYPES', 'BETWEEN', 'MOST_LEVELS', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
-           'said_of_types', 'level_texts', 'find_types', 'strata_of', 'vehicles_of', 'without_controls', 'odd_unit',
-           'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
+           'said_of_types', 'level_texts', 'find_types', 'strata_of', 'vehicles_of', 'without_controls', 'unit_key',
+           'odd_unit', 'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given',
+           'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -270,21 +272,34 @@ def without_controls(
     ]
 
 # %% ../../nbs/00_base/15_roles.ipynb #954d093e
+def unit_key(
+    unit: str,  # as people write it
+) -> str:
+    """A unit as it is compared."""
+    return unicodedata.normalize("NFKC", unit).strip().casefold().replace("μ", "u").replace("mol/l", "m")
+
+
 def odd_unit(
+    compounds: Sequence[str],  # (N,)
     doses: Sequence[float] | np.ndarray,  # (N,), NaN where there is none
     units: Sequence[str],  # (N,)
     control: Sequence[bool] | np.ndarray,  # (N,)
 ) -> tuple[int, str, str] | None:  # number of the first such well, found, expected
-    """A dose without a unit beside doses with one."""
-    dosed = np.nan_to_num(np.asarray(doses, float)) != 0
-    dosed &= ~np.asarray(control, bool)
-    given = np.array([bool(unit.strip()) for unit in units])
-    bare = np.flatnonzero(dosed & ~given)
-    if not len(bare) or not (dosed & given).any():
-        return None
-    known = quote_some(sorted({unit.strip() for unit, at in zip(units, dosed & given, strict=True) if at}), 3)
-    found = f"{np.asarray(doses, float)[bare[0]]:g} without a unit beside doses in {known} ({len(bare)} such wells)"
-    return int(bare[0]), found, "a unit for every dose, or for none"
+    """A dose without a unit beside doses with one, or in another unit than a dose of the same compound."""
+    amounts, keys = np.asarray(doses, float), np.array([unit_key(unit) for unit in units], dtype=object)
+    dosed = (np.nan_to_num(amounts) != 0) & ~np.asarray(control, bool)
+    bare, given = (np.flatnonzero(dosed & at).tolist() for at in (keys == "", keys != ""))
+    if bare and given:
+        known = quote_some(sorted({units[i].strip() for i in given}), 3)
+        found = f"{amounts[bare[0]]:g} without a unit beside doses in {known} ({len(bare)} such wells)"
+        return bare[0], found, "a unit for every dose, or for none"
+    first: dict[str, int] = {}
+    for i in given:
+        at = first.setdefault(compounds[i], i)
+        if keys[i] != keys[at]:
+            found = f"the unit {units[i].strip()!r} beside {units[at].strip()!r} for {compounds[i]!r}"
+            return i, found, "one unit for all doses of a compound"
+    return None
 
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d002
 def compared_together(
@@ -451,7 +466,7 @@ def add_roles(
         found["is_positive"] = _positive_wells(compounds, cfg, file, problems)
     if {"dose", "unit"} <= set(columns):
         units = level_texts(columns["unit"])
-        if odd := odd_unit(columns["dose"], units, found["is_control"]):
+        if odd := odd_unit(compounds, columns["dose"], units, found["is_control"]):
             problems.add(file, f"{place(odd[0])}, dose", *odd[1:])
     treatments, used = treatments_of({**columns, **found}, cfg, file, problems)
     if treatments:

@@ -367,6 +367,24 @@ def _add_roles(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     d.columns |= found
     d.made["design"] = design
 
+# %% ../../nbs/01_data/04_reading.ipynb #d05e5aa2
+def _settle_doses(d: Draft, cfg: DataConfig, problems: Problems) -> None:
+    """Give controls without a dose the dose 0; leave out doses with other gaps, a problem where they were named."""
+    d.kept = d.kept.drop(columns="dose", errors="ignore")
+    doses, names = d.columns.get("dose"), d.columns.get("compound")
+    if doses is None or names is None or len(doses) != len(names):
+        return
+    file, where = d.place("dose")
+    blank = np.isnan(doses) & np.isin(names, cfg.control)
+    if blank.any():
+        log.info("%s: %s: %d control wells without a dose: 0", file, where, blank.sum())
+    d.columns["dose"] = np.where(blank, 0.0, doses)
+    if gaps := int(np.isnan(d.columns["dose"]).sum()):
+        del d.columns["dose"]
+        if cfg.dose == DataConfig().dose:
+            return log.warning("%s: %s: %d wells without a value: left out", file, where, gaps)
+        problems.add(file, where, f"{gaps} wells without a value", "a value for every well with a compound")
+
 # %% ../../nbs/01_data/04_reading.ipynb #3bd5fa13
 _OBS = ("compound", "is_control", "plate", "batch", "row", "column", "label", "cluster", "activation_old", "dose")
 _OBS += ("stratum", "vehicle", "is_positive")
@@ -429,6 +447,7 @@ def _scan(source: Any, cfg: DataConfig, need_targets: bool, take_apart: Callable
     _select(draft, cfg, problems)
     cfg = _as_designed(draft, cfg)
     _set_aside(draft, cfg, problems)
+    _settle_doses(draft, cfg, problems)
     _add_roles(draft, cfg, problems if need_targets else Problems())
     _check(draft, cfg, need_targets, problems)
     return draft
