@@ -20,10 +20,10 @@ from .defaults import DataConfig, HitConfig, ScreenConfig
 from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 
 # %% auto #0
-__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'MOST_LEVELS', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
-           'said_of_types', 'level_texts', 'find_types', 'strata_of', 'vehicles_of', 'without_controls', 'unit_key',
-           'odd_unit', 'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given',
-           'add_roles']
+__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'MOST_LEVELS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
+           'known_by_kind', 'said_of_types', 'level_texts', 'find_types', 'types_by_values', 'strata_of', 'vehicles_of',
+           'without_controls', 'unit_key', 'odd_unit', 'compared_together', 'splitting_columns', 'setting_of',
+           'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -102,6 +102,23 @@ def missing_controls(
     )
 
 
+def known_by_kind(
+    compounds: Sequence[str],  # (N,), without the wells set aside
+    types: Sequence[str] | None,  # (N,) words of a column of kinds
+    cfg: DataConfig | ScreenConfig,  # control, positive
+) -> dict[str, dict[str, int]]:  # control and positive -> name -> wells
+    """Compounds that a column of kinds knows as controls or as reference compounds, and the settings do not."""
+    found = {}
+    for words, named, setting in (
+        (_CONTROL_WORDS, cfg.control, "control"),
+        (_POSITIVE_WORDS, cfg.positive, "positive"),
+    ):
+        pairs = zip(compounds, types or [], strict=False)
+        wells = Counter(name for name, word in pairs if merge_key(word) in words and name not in cfg.control)
+        found[setting] = {name: n for name, n in wells.items() if name not in named}
+    return found
+
+
 def said_of_types(
     compounds: Sequence[str],  # (N,), without the wells set aside
     types: Sequence[str] | None,  # (N,) words of a column of kinds
@@ -109,16 +126,11 @@ def said_of_types(
 ) -> list[str]:  # in words
     """Where a column of kinds knows controls or reference compounds that the settings do not name."""
     lines = []
-    for words, named, setting in (
-        (_CONTROL_WORDS, cfg.control, "control"),
-        (_POSITIVE_WORDS, cfg.positive, "positive"),
-    ):
-        pairs = zip(compounds, types or [], strict=False)
-        wells = Counter(name for name, word in pairs if merge_key(word) in words and name not in cfg.control)
-        if others := [name for name in wells if name not in named]:
+    for setting, wells in known_by_kind(compounds, types, cfg).items():
+        if others := list(wells):
             each = ", ".join(f"{name!r} ({wells[name]} wells)" for name in others[:5]) + ", ..." * (len(others) > 5)
             kind = "controls" if setting == "control" else "reference compounds"
-            more = f"{setting}: [{', '.join([*named, *others][:8])}]"
+            more = f"{setting}: [{', '.join([*getattr(cfg, setting), *others][:8])}]"
             lines.append(f"{kind} by their kind, taken for compounds: {each}; `{more}` makes them {kind}")
     return lines
 
@@ -156,6 +168,18 @@ def find_types(
     usual = [name for name in columns if merge_key(name) in SAMPLE_TYPES]
     name = setting or (usual[0] if usual else "")
     return _levels_of(columns, name, "sample_type", file, problems) if name else None
+
+
+def types_by_values(
+    columns: Mapping[str, Any],  # of the wells, by name; is_control among them
+) -> list[str]:  # names of columns
+    """Columns of kinds by what stands in them: a word for a control in every control well, and other words."""
+    control, found = np.asarray(columns["is_control"], bool), []
+    for name in columns:
+        words = np.array([merge_key(text) for text in level_texts(columns[name])], dtype=object)
+        if control.any() and set(words[control]) <= _CONTROL_WORDS and len(set(words)) > 1:
+            found.append(name)
+    return [name for name in found if merge_key(name) not in SAMPLE_TYPES]
 
 # %% ../../nbs/00_base/15_roles.ipynb #8cfaf0ba
 BETWEEN = " · "  # the columns of a stratum
@@ -315,9 +339,10 @@ def compared_together(
     return pd.Series(pd.factorize(group)[0], obs.index)
 
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d003
+PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
 MOST_LEVELS = 12  # of a column that may be a donor, a time, a stimulation
 _NOT_ASKED = {"is_control", "row", "column", "label", "cluster", "activation_old", "dose", "unit", "well", "position"}
-_NOT_ASKED |= {"compound", "plate", "batch", *("stratum", "vehicle", "is_positive", "treatment")}
+_NOT_ASKED |= {"compound", "plate", "batch", *PARTS}
 
 
 def _one_to_one(a: pd.Series, b: pd.Series) -> bool:
@@ -332,15 +357,23 @@ def splitting_columns(
     """Columns, named by no setting, that differ between control wells that are taken for alike."""
     control, group = obs["is_control"].to_numpy(bool), compared_together(obs, min_controls)[obs["is_control"]]
     known = [obs[name].astype(str) for name in ("row", "column", "label", "cluster", "batch") if name in obs]
-    found = {}
+    found, given = {}, {f"{part}_given": part for part in PARTS}  # as the file calls them
     for name in [str(c) for c in obs if c not in _NOT_ASKED and 1 < obs[c].nunique() <= MOST_LEVELS]:
         level = pd.Series(level_texts(obs[name]), obs.index)
         compounds = obs["compound"].astype(str)[~control].groupby(level[~control]).nunique()
         serves = set(level) == set(level[control]) == set(compounds.index[compounds > 1]) and "" not in set(level)
         if serves and level[control].groupby(group).nunique().max() > 1:
             if not any(_one_to_one(level, other) for other in known):
-                found[name] = level
+                found[given.get(name, name)] = level
     return found
+
+
+def setting_of(
+    name: str,  # of a column that splits the controls
+) -> str:  # vehicle or strata
+    """The setting that a column belongs to by its name: a solvent and its share are vehicles."""
+    key = merge_key(name)
+    return "vehicle" if key in _VEHICLE_COLUMNS or _PERCENT_COLUMN.search(key) else "strata"
 
 
 def said_of_splits(
@@ -349,7 +382,8 @@ def said_of_splits(
     """That a column tells control wells apart which are taken for alike."""
     n = int(obs["is_control"].sum())
     return [
-        f"column {name!r} splits the {n} control wells ({quote_some(sorted(set(level)), 4)}) and is not named in strata"
+        f"column {name!r} splits the {n} control wells ({quote_some(sorted(set(level)), 4)}) and is not named in "
+        f"{setting_of(name)}"
         for name, level in splitting_columns(obs).items()
     ]
 
@@ -416,9 +450,6 @@ def treatments_of(
     return [first[key] for key in own], names
 
 # %% ../../nbs/00_base/15_roles.ipynb #53192cd5
-PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
-
-
 def keep_given(
     names: Collection[Hashable],  # of the columns that a file has itself
     design: dict[str, list[str]],  # of `add_roles`

@@ -612,13 +612,16 @@ def _understood(d: Draft, cfg: DataConfig) -> list[str]:
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
     cfg: DataConfig,  # `data_dir` is a folder with the CSV bundle or an .h5ad file
-) -> pd.DataFrame:  # file, where, found, expected; empty if the screen can be used; attrs["understood"]: lines
+) -> (
+    pd.DataFrame
+):  # file, where, found, expected; empty if it can be used; attrs: understood, lines; wells, their columns
     """Every problem that prevents `read_screen` from reading the screen, one row each."""
-    problems, path, said = Problems(), Path(cfg.data_dir), []
+    problems, path, said, wells = Problems(), Path(cfg.data_dir), [], {}
     if take_apart := _format(path, problems):
-        said = _understood(_scan(path, cfg, True, take_apart, problems), cfg)
+        draft = _scan(path, cfg, True, take_apart, problems)
+        said, wells = _understood(draft, cfg), _columns(draft) or {}
     table = problems.table()
-    table.attrs["understood"] = said
+    table.attrs |= {"understood": said, "wells": pd.DataFrame(wells)}
     return table
 
 # %% ../../nbs/01_data/04_reading.ipynb #e6cb47dc
