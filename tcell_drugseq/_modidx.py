@@ -2030,6 +2030,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                               'tcell_drugseq.latent.figures.plot_latent': ( '04_latent/figures.html#plot_latent',
                                                                                             'tcell_drugseq/latent/figures.py'),
                                               'tcell_drugseq.latent.figures.plot_layout': ( '04_latent/figures.html#plot_layout',
+                                                                                            'tcell_drugseq/latent/figures.py'),
+                                              'tcell_drugseq.latent.figures.plot_strata': ( '04_latent/figures.html#plot_strata',
                                                                                             'tcell_drugseq/latent/figures.py')},
             'tcell_drugseq.latent.hits': { 'tcell_drugseq.latent.hits.Called': ( '04_latent/hits.html#called',
                                                                                  'tcell_drugseq/latent/hits.py'),

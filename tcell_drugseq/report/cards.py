@@ -148,8 +148,11 @@ def _treatments(part: pd.DataFrame) -> list[dict[str, Any]]:
     keys = [name for name in ("stratum", "dose") if name in part]
     shown = part.sort_values(keys) if keys else part
     return [
-        {name: str(row[name]) for name in ("treatment", "direction", *keys[:-1])}
-        | {name: _round(row.get(name)) for name in ("dose", "distance", "p", "q", "genes_changed", "genes_by_chance")}
+        {name: str(row[name]) for name in ("treatment", "direction", *(key for key in keys if key != "dose"))}
+        | {
+            name: _round(row.get(name, np.nan))
+            for name in ("dose", "distance", "p", "q", "genes_changed", "genes_by_chance")
+        }
         | {"wells": int(row["wells"]), "active": bool(row["active"])}
         for _, row in shown.iterrows()
     ]
