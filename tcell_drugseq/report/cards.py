@@ -160,7 +160,8 @@ def _treatments(part: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _sets(part: pd.DataFrame) -> list[list]:
     """The first gene sets of one compound: name, genes measured, NES, p and q over wells."""
-    shown = part[part["p"].notna()].assign(far=-part["nes"].abs()).sort_values(["p", "far"], kind="stable").head(8)
+    known = part[part["p"].notna()]
+    shown = known.assign(far=-known["nes"].abs()).sort_values(["p", "far"], kind="stable").head(8)
     columns = (shown["set"], shown["size"], shown["nes"], shown["p"], shown["q"])
     return [[str(a), int(n), _round(e), _round(p, 2), _round(q, 2)] for a, n, e, p, q in zip(*columns, strict=True)]
 
