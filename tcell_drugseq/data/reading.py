@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SCREEN', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells',
+__all__ = ['log', 'SCREEN', 'DESIGN', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells',
            'find_problems', 'holds_design', 'bundle_size', 'write_bundle']
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
@@ -626,7 +626,7 @@ def find_problems(
 
 # %% ../../nbs/01_data/04_reading.ipynb #e6cb47dc
 _COLUMNS = ("compound", "label", "activation_old", "cluster", "dose")  # of obs, that a bundle has a file for
-_DESIGN = ("donor", "stimulation", "vehicle")  # of obs, that stand in its obs.csv
+DESIGN = ("donor", "stimulation", "vehicle")  # of obs, that stand in its obs.csv
 
 
 def _check_gaps(screen: AnnData, folder: Path) -> None:
@@ -640,11 +640,12 @@ def _check_gaps(screen: AnnData, folder: Path) -> None:
 
 
 def _of_design(screen: AnnData) -> pd.DataFrame:
-    """The columns of the wells that tell a design, as texts; none where there is no such column."""
+    """The columns of the wells that tell a design, and the unit of doses, as texts; none where there is no such one."""
     design = screen.uns.get("design", {})
     named = [str(name) for key in ("strata", "treatment") for name in design.get(key, ())]
+    unit = ["unit"] if "dose" in screen.obs and any(as_texts(screen.obs.get("unit", ()))) else []
     placed = {*_COLUMNS, "plate", "batch", "row", "column"}  # has its own file, or stands in the well's id
-    own = [name for name in dict.fromkeys([*_DESIGN, *named]) if name in screen.obs and name not in placed]
+    own = [name for name in dict.fromkeys([*DESIGN, *unit, *named]) if name in screen.obs and name not in placed]
     return pd.DataFrame({name: as_texts(screen.obs[name]) for name in own})
 
 # %% ../../nbs/01_data/04_reading.ipynb #363e45bf
@@ -676,7 +677,8 @@ def write_bundle(
 ) -> None:
     """Write the CSV bundle of a screen; raises `InputError` if there is one already or a value is lacking.
 
-    Positions are in the well ids, columns that tell a design in `obs.csv`; others of `obs` have no place in a bundle.
+    Positions are in the well ids, columns that tell a design and the unit of doses in `obs.csv`; others of `obs` have
+    no place in a bundle.
     """
     folder = Path(folder)
     if there := [name for names in FILES.values() for name in names if (folder / name).exists()]:

@@ -27,7 +27,7 @@ from tcell_drugseq.data.simulate import simulate_screen
 
 COMPOUNDS = [*NAMES, *HOSTILE["compounds"][:2]]
 FILES = {  # of a screen with doses and a label
-    *"expr_mat.csv counts_mat.csv well_id.csv meta_id.csv dose.csv labels_cls.csv cluster_id.csv".split(),
+    *"expr_mat.csv counts_mat.csv well_id.csv meta_id.csv dose.csv obs.csv labels_cls.csv cluster_id.csv".split(),
     *"scores_3_z.csv qc_wells.csv qc_dropped.csv qc_findings.csv qc_replicates.csv screen.h5ad screen.yaml".split(),
 }
 LABEL = ["--label", "Tscore>0.5"]

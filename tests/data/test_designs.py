@@ -72,19 +72,14 @@ def test_a_design_is_written_to_obs_csv_and_read_again(tmp_path: Path):
     made.obs.loc[made.obs["donor"] == "D2", "donor"] = 'β, "2"'
     screen = read_screen(made, **SETTINGS)
     write_bundle(screen, tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "obs.csv").read_text("utf-8").splitlines()[0] == "donor,vehicle"
+    assert (tmp_path / "bundle" / "obs.csv").read_text("utf-8").splitlines()[0] == "donor,vehicle,unit"
     again = read_screen(tmp_path / "bundle", **SETTINGS)
     assert again.uns["source"]["hash"] == screen.uns["source"]["hash"]
     plain = made[:, :].copy()
-    plain.obs = made.obs[["compound", "label", "dose", "unit"]]
+    plain.obs = made.obs[["compound", "label", "dose"]]
     write_bundle(plain, tmp_path / "plain")
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == [
-        "dose.csv",
-        "expr_mat.csv",
-        "labels_cls.csv",
-        "meta_id.csv",
-        "well_id.csv",
-    ]
+    files = ["dose.csv", "expr_mat.csv", "labels_cls.csv", "meta_id.csv", "well_id.csv"]
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == files
 
 
 def said(folder: Path, *command: str) -> str:
