@@ -22,7 +22,7 @@ from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 # %% auto #0
 __all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'MOST_LEVELS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
            'known_by_kind', 'said_of_types', 'level_texts', 'find_types', 'types_by_values', 'strata_of', 'vehicles_of',
-           'without_controls', 'unit_key', 'odd_unit', 'compared_together', 'splitting_columns', 'setting_of',
+           'without_controls', 'unit_key', 'odd_unit', 'compared_together', 'setting_of', 'splitting_columns',
            'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
@@ -101,7 +101,7 @@ def missing_controls(
         "control wells (setting `control`)",
     )
 
-
+# %% ../../nbs/00_base/15_roles.ipynb #2fcb3814
 def known_by_kind(
     compounds: Sequence[str],  # (N,), without the wells set aside
     types: Sequence[str] | None,  # (N,) words of a column of kinds
@@ -118,7 +118,7 @@ def known_by_kind(
         found[setting] = {name: n for name, n in wells.items() if name not in named}
     return found
 
-
+# %% ../../nbs/00_base/15_roles.ipynb #2fcb3818
 def said_of_types(
     compounds: Sequence[str],  # (N,), without the wells set aside
     types: Sequence[str] | None,  # (N,) words of a column of kinds
@@ -169,7 +169,7 @@ def find_types(
     name = setting or (usual[0] if usual else "")
     return _levels_of(columns, name, "sample_type", file, problems) if name else None
 
-
+# %% ../../nbs/00_base/15_roles.ipynb #497feb41
 def types_by_values(
     columns: Mapping[str, Any],  # of the wells, by name; is_control among them
 ) -> list[str]:  # names of columns
@@ -295,14 +295,14 @@ def without_controls(
         for key, n in wells.items()
     ]
 
-# %% ../../nbs/00_base/15_roles.ipynb #954d093e
+# %% ../../nbs/00_base/15_roles.ipynb #954d0931
 def unit_key(
     unit: str,  # as people write it
 ) -> str:
     """A unit as it is compared."""
     return unicodedata.normalize("NFKC", unit).strip().casefold().replace("μ", "u").replace("mol/l", "m")
 
-
+# %% ../../nbs/00_base/15_roles.ipynb #954d093e
 def odd_unit(
     compounds: Sequence[str],  # (N,)
     doses: Sequence[float] | np.ndarray,  # (N,), NaN where there is none
@@ -338,6 +338,14 @@ def compared_together(
         group = group.where(obs["is_control"].groupby(finer).transform("sum") < min_controls, finer)
     return pd.Series(pd.factorize(group)[0], obs.index)
 
+# %% ../../nbs/00_base/15_roles.ipynb #a3c1d011
+def setting_of(
+    name: str,  # of a column that splits the controls
+) -> str:  # vehicle or strata
+    """The setting that a column belongs to by its name: a solvent and its share are vehicles."""
+    key = merge_key(name)
+    return "vehicle" if key in _VEHICLE_COLUMNS or _PERCENT_COLUMN.search(key) else "strata"
+
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d003
 PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
 MOST_LEVELS = 12  # of a column that may be a donor, a time, a stimulation
@@ -366,14 +374,6 @@ def splitting_columns(
             if not any(_one_to_one(level, other) for other in known):
                 found[given.get(name, name)] = level
     return found
-
-
-def setting_of(
-    name: str,  # of a column that splits the controls
-) -> str:  # vehicle or strata
-    """The setting that a column belongs to by its name: a solvent and its share are vehicles."""
-    key = merge_key(name)
-    return "vehicle" if key in _VEHICLE_COLUMNS or _PERCENT_COLUMN.search(key) else "strata"
 
 
 def said_of_splits(
