@@ -475,6 +475,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tcell_drugseq/base/roles.py'),
                                           'tcell_drugseq.base.roles.missing_controls': ( '00_base/roles.html#missing_controls',
                                                                                          'tcell_drugseq/base/roles.py'),
+                                          'tcell_drugseq.base.roles.nearest_controls': ( '00_base/roles.html#nearest_controls',
+                                                                                         'tcell_drugseq/base/roles.py'),
                                           'tcell_drugseq.base.roles.odd_unit': ( '00_base/roles.html#odd_unit',
                                                                                  'tcell_drugseq/base/roles.py'),
                                           'tcell_drugseq.base.roles.said_aside': ( '00_base/roles.html#said_aside',

@@ -22,8 +22,8 @@ from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 # %% auto #0
 __all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'MOST_LEVELS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
            'known_by_kind', 'said_of_types', 'level_texts', 'find_types', 'types_by_values', 'strata_of', 'vehicles_of',
-           'without_controls', 'unit_key', 'odd_unit', 'compared_together', 'setting_of', 'splitting_columns',
-           'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
+           'without_controls', 'unit_key', 'odd_unit', 'nearest_controls', 'compared_together', 'setting_of',
+           'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -325,18 +325,31 @@ def odd_unit(
             return i, found, "one unit for all doses of a compound"
     return None
 
+# %% ../../nbs/00_base/15_roles.ipynb #a3c1d021
+def nearest_controls(
+    obs: pd.DataFrame,  # (N,) is_control; plate and batch where known
+    min_controls: int,  # control wells that a plate or batch needs for a centre of its own
+) -> pd.DataFrame:  # (N,) level: all, batch or plate; group: its name, "all" or as "plate P1"
+    """The nearest level with enough control wells, for each well."""
+    level, group = np.full((2, len(obs)), "all", dtype=object)
+    for name in [name for name in ("batch", "plate") if name in obs]:
+        own = obs[name].astype(str).to_numpy(object)
+        enough = pd.Series(obs["is_control"].to_numpy(bool)).groupby(own).transform("sum").to_numpy() >= min_controls
+        level[enough], group[enough] = name, f"{name} " + own[enough]
+    return pd.DataFrame({"level": level, "group": group}, obs.index)
+
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d002
 def compared_together(
     obs: pd.DataFrame,  # (N,) is_control; plate, batch, stratum and vehicle where known
-    min_controls: int = HitConfig.centre_controls,  # that a plate or batch needs for a centre of its own
+    min_controls: int = HitConfig.centre_controls,  # as of `nearest_controls`
 ) -> pd.Series:  # (N,) number of the group
     """Which wells are measured from the same control wells."""
-    inside = [obs[name].astype(str) for name in ("stratum", "vehicle") if name in obs]
-    group = pd.Series([("all", "", *own) for own in zip(*inside, strict=True)] or [("all", "")] * len(obs), obs.index)
-    for level in [name for name in ("batch", "plate") if name in obs]:
-        finer = pd.Series(list(zip([level] * len(obs), obs[level].astype(str), *inside, strict=True)), obs.index)
-        group = group.where(obs["is_control"].groupby(finer).transform("sum") < min_controls, finer)
-    return pd.Series(pd.factorize(group)[0], obs.index)
+    inside = pd.Series("", obs.index)
+    for name in ("stratum", "vehicle"):
+        inside = inside + BETWEEN + obs[name].astype(str) if name in obs else inside
+    narrowed = {name: obs[name].astype(str) + inside for name in ("batch", "plate") if name in obs}
+    group = nearest_controls(obs[["is_control"]].assign(**narrowed), min_controls)["group"]
+    return pd.Series(pd.factorize(group + inside)[0], obs.index)
 
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d011
 def setting_of(
