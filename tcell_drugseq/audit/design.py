@@ -15,7 +15,7 @@ import pandas as pd
 from .layout import what_lacks
 from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..base.roles import compared_together, splitting_columns
+from ..base.roles import compared_together, setting_of, splitting_columns
 from ..base.settings import InputError
 from ..base.tables import kept_names, quote_some, several_spellings
 from ..data.matrix import to_dense
@@ -316,7 +316,7 @@ def explained_within(
     "controls of one kind",
     forbids=ON_DISTANCES,
     cause="control wells are of several kinds",
-    todo="name the column in `strata`",
+    todo="name the column in `strata`, or in `vehicle` if it is one",
 )
 def audit_kinds_of_controls(
     screen: AnnData,  # a Screen
@@ -340,7 +340,7 @@ def audit_kinds_of_controls(
         share, p = explained_within(z, level.to_numpy()[control], group, rng)
         p = min(1.0, p * len(columns))
         status = "pass" if np.isnan(share) or p >= SPLIT_P else "fail" if share >= SPLIT_FAIL else "warn"
-        said = f"column {name!r} splits the {control.sum()} control wells and is not named in strata"
+        said = f"column {name!r} splits the {control.sum()} control wells and is not named in {setting_of(name)}"
         said += f"; it explains {max(share, 0.0):.0%} of their variance, p {p:.2g}" if share == share else ""
         said += ": a distance to them is in part one between their kinds" * (status != "pass")
         found.append(Finding("controls of one kind", name, share, SPLIT_FAIL, status, said))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import count
@@ -19,9 +20,10 @@ from .defaults import DataConfig, HitConfig, ScreenConfig
 from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 
 # %% auto #0
-__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'MOST_LEVELS', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
-           'said_of_types', 'level_texts', 'find_types', 'strata_of', 'vehicles_of', 'without_controls', 'odd_unit',
-           'compared_together', 'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
+__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'MOST_LEVELS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
+           'known_by_kind', 'said_of_types', 'level_texts', 'find_types', 'types_by_values', 'strata_of', 'vehicles_of',
+           'without_controls', 'unit_key', 'odd_unit', 'nearest_controls', 'compared_together', 'setting_of',
+           'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -99,7 +101,24 @@ def missing_controls(
         "control wells (setting `control`)",
     )
 
+# %% ../../nbs/00_base/15_roles.ipynb #2fcb3814
+def known_by_kind(
+    compounds: Sequence[str],  # (N,), without the wells set aside
+    types: Sequence[str] | None,  # (N,) words of a column of kinds
+    cfg: DataConfig | ScreenConfig,  # control, positive
+) -> dict[str, dict[str, int]]:  # control and positive -> name -> wells
+    """Compounds that a column of kinds knows as controls or as reference compounds, and the settings do not."""
+    found = {}
+    for words, named, setting in (
+        (_CONTROL_WORDS, cfg.control, "control"),
+        (_POSITIVE_WORDS, cfg.positive, "positive"),
+    ):
+        pairs = zip(compounds, types or [], strict=False)
+        wells = Counter(name for name, word in pairs if merge_key(word) in words and name not in cfg.control)
+        found[setting] = {name: n for name, n in wells.items() if name not in named}
+    return found
 
+# %% ../../nbs/00_base/15_roles.ipynb #2fcb3818
 def said_of_types(
     compounds: Sequence[str],  # (N,), without the wells set aside
     types: Sequence[str] | None,  # (N,) words of a column of kinds
@@ -107,16 +126,11 @@ def said_of_types(
 ) -> list[str]:  # in words
     """Where a column of kinds knows controls or reference compounds that the settings do not name."""
     lines = []
-    for words, named, setting in (
-        (_CONTROL_WORDS, cfg.control, "control"),
-        (_POSITIVE_WORDS, cfg.positive, "positive"),
-    ):
-        pairs = zip(compounds, types or [], strict=False)
-        wells = Counter(name for name, word in pairs if merge_key(word) in words and name not in cfg.control)
-        if others := [name for name in wells if name not in named]:
+    for setting, wells in known_by_kind(compounds, types, cfg).items():
+        if others := list(wells):
             each = ", ".join(f"{name!r} ({wells[name]} wells)" for name in others[:5]) + ", ..." * (len(others) > 5)
             kind = "controls" if setting == "control" else "reference compounds"
-            more = f"{setting}: [{', '.join([*named, *others][:8])}]"
+            more = f"{setting}: [{', '.join([*getattr(cfg, setting), *others][:8])}]"
             lines.append(f"{kind} by their kind, taken for compounds: {each}; `{more}` makes them {kind}")
     return lines
 
@@ -154,6 +168,18 @@ def find_types(
     usual = [name for name in columns if merge_key(name) in SAMPLE_TYPES]
     name = setting or (usual[0] if usual else "")
     return _levels_of(columns, name, "sample_type", file, problems) if name else None
+
+# %% ../../nbs/00_base/15_roles.ipynb #497feb41
+def types_by_values(
+    columns: Mapping[str, Any],  # of the wells, by name; is_control among them
+) -> list[str]:  # names of columns
+    """Columns of kinds by what stands in them: a word for a control in every control well, and other words."""
+    control, found = np.asarray(columns["is_control"], bool), []
+    for name in columns:
+        words = np.array([merge_key(text) for text in level_texts(columns[name])], dtype=object)
+        if control.any() and set(words[control]) <= _CONTROL_WORDS and len(set(words)) > 1:
+            found.append(name)
+    return [name for name in found if merge_key(name) not in SAMPLE_TYPES]
 
 # %% ../../nbs/00_base/15_roles.ipynb #8cfaf0ba
 BETWEEN = " · "  # the columns of a stratum
@@ -269,40 +295,75 @@ def without_controls(
         for key, n in wells.items()
     ]
 
+# %% ../../nbs/00_base/15_roles.ipynb #954d0931
+def unit_key(
+    unit: str,  # as people write it
+) -> str:
+    """A unit as it is compared."""
+    return unicodedata.normalize("NFKC", unit).strip().casefold().replace("μ", "u").replace("mol/l", "m")
+
 # %% ../../nbs/00_base/15_roles.ipynb #954d093e
 def odd_unit(
+    compounds: Sequence[str],  # (N,)
     doses: Sequence[float] | np.ndarray,  # (N,), NaN where there is none
     units: Sequence[str],  # (N,)
     control: Sequence[bool] | np.ndarray,  # (N,)
 ) -> tuple[int, str, str] | None:  # number of the first such well, found, expected
-    """A dose without a unit beside doses with one."""
-    dosed = np.nan_to_num(np.asarray(doses, float)) != 0
-    dosed &= ~np.asarray(control, bool)
-    given = np.array([bool(unit.strip()) for unit in units])
-    bare = np.flatnonzero(dosed & ~given)
-    if not len(bare) or not (dosed & given).any():
-        return None
-    known = quote_some(sorted({unit.strip() for unit, at in zip(units, dosed & given, strict=True) if at}), 3)
-    found = f"{np.asarray(doses, float)[bare[0]]:g} without a unit beside doses in {known} ({len(bare)} such wells)"
-    return int(bare[0]), found, "a unit for every dose, or for none"
+    """A dose without a unit beside doses with one, or in another unit than a dose of the same compound."""
+    amounts, keys = np.asarray(doses, float), np.array([unit_key(unit) for unit in units], dtype=object)
+    dosed = (np.nan_to_num(amounts) != 0) & ~np.asarray(control, bool)
+    bare, given = (np.flatnonzero(dosed & at).tolist() for at in (keys == "", keys != ""))
+    if bare and given:
+        known = quote_some(sorted({units[i].strip() for i in given}), 3)
+        found = f"{amounts[bare[0]]:g} without a unit beside doses in {known} ({len(bare)} such wells)"
+        return bare[0], found, "a unit for every dose, or for none"
+    first: dict[str, int] = {}
+    for i in given:
+        at = first.setdefault(compounds[i], i)
+        if keys[i] != keys[at]:
+            found = f"the unit {units[i].strip()!r} beside {units[at].strip()!r} for {compounds[i]!r}"
+            return i, found, "one unit for all doses of a compound"
+    return None
+
+# %% ../../nbs/00_base/15_roles.ipynb #a3c1d021
+def nearest_controls(
+    obs: pd.DataFrame,  # (N,) is_control; plate and batch where known
+    min_controls: int,  # control wells that a plate or batch needs for a centre of its own
+) -> pd.DataFrame:  # (N,) level: all, batch or plate; group: its name, "all" or as "plate P1"
+    """The nearest level with enough control wells, for each well."""
+    level, group = np.full((2, len(obs)), "all", dtype=object)
+    for name in [name for name in ("batch", "plate") if name in obs]:
+        own = obs[name].astype(str).to_numpy(object)
+        enough = pd.Series(obs["is_control"].to_numpy(bool)).groupby(own).transform("sum").to_numpy() >= min_controls
+        level[enough], group[enough] = name, f"{name} " + own[enough]
+    return pd.DataFrame({"level": level, "group": group}, obs.index)
 
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d002
 def compared_together(
     obs: pd.DataFrame,  # (N,) is_control; plate, batch, stratum and vehicle where known
-    min_controls: int = HitConfig.centre_controls,  # that a plate or batch needs for a centre of its own
+    min_controls: int = HitConfig.centre_controls,  # as of `nearest_controls`
 ) -> pd.Series:  # (N,) number of the group
     """Which wells are measured from the same control wells."""
-    inside = [obs[name].astype(str) for name in ("stratum", "vehicle") if name in obs]
-    group = pd.Series([("all", "", *own) for own in zip(*inside, strict=True)] or [("all", "")] * len(obs), obs.index)
-    for level in [name for name in ("batch", "plate") if name in obs]:
-        finer = pd.Series(list(zip([level] * len(obs), obs[level].astype(str), *inside, strict=True)), obs.index)
-        group = group.where(obs["is_control"].groupby(finer).transform("sum") < min_controls, finer)
-    return pd.Series(pd.factorize(group)[0], obs.index)
+    inside = pd.Series("", obs.index)
+    for name in ("stratum", "vehicle"):
+        inside = inside + BETWEEN + obs[name].astype(str) if name in obs else inside
+    narrowed = {name: obs[name].astype(str) + inside for name in ("batch", "plate") if name in obs}
+    group = nearest_controls(obs[["is_control"]].assign(**narrowed), min_controls)["group"]
+    return pd.Series(pd.factorize(group + inside)[0], obs.index)
+
+# %% ../../nbs/00_base/15_roles.ipynb #a3c1d011
+def setting_of(
+    name: str,  # of a column that splits the controls
+) -> str:  # vehicle or strata
+    """The setting that a column belongs to by its name: a solvent and its share are vehicles."""
+    key = merge_key(name)
+    return "vehicle" if key in _VEHICLE_COLUMNS or _PERCENT_COLUMN.search(key) else "strata"
 
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d003
+PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
 MOST_LEVELS = 12  # of a column that may be a donor, a time, a stimulation
 _NOT_ASKED = {"is_control", "row", "column", "label", "cluster", "activation_old", "dose", "unit", "well", "position"}
-_NOT_ASKED |= {"compound", "plate", "batch", *("stratum", "vehicle", "is_positive", "treatment")}
+_NOT_ASKED |= {"compound", "plate", "batch", *PARTS}
 
 
 def _one_to_one(a: pd.Series, b: pd.Series) -> bool:
@@ -317,14 +378,14 @@ def splitting_columns(
     """Columns, named by no setting, that differ between control wells that are taken for alike."""
     control, group = obs["is_control"].to_numpy(bool), compared_together(obs, min_controls)[obs["is_control"]]
     known = [obs[name].astype(str) for name in ("row", "column", "label", "cluster", "batch") if name in obs]
-    found = {}
+    found, given = {}, {f"{part}_given": part for part in PARTS}  # as the file calls them
     for name in [str(c) for c in obs if c not in _NOT_ASKED and 1 < obs[c].nunique() <= MOST_LEVELS]:
         level = pd.Series(level_texts(obs[name]), obs.index)
         compounds = obs["compound"].astype(str)[~control].groupby(level[~control]).nunique()
         serves = set(level) == set(level[control]) == set(compounds.index[compounds > 1]) and "" not in set(level)
         if serves and level[control].groupby(group).nunique().max() > 1:
             if not any(_one_to_one(level, other) for other in known):
-                found[name] = level
+                found[given.get(name, name)] = level
     return found
 
 
@@ -334,7 +395,8 @@ def said_of_splits(
     """That a column tells control wells apart which are taken for alike."""
     n = int(obs["is_control"].sum())
     return [
-        f"column {name!r} splits the {n} control wells ({quote_some(sorted(set(level)), 4)}) and is not named in strata"
+        f"column {name!r} splits the {n} control wells ({quote_some(sorted(set(level)), 4)}) and is not named in "
+        f"{setting_of(name)}"
         for name, level in splitting_columns(obs).items()
     ]
 
@@ -401,9 +463,6 @@ def treatments_of(
     return [first[key] for key in own], names
 
 # %% ../../nbs/00_base/15_roles.ipynb #53192cd5
-PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
-
-
 def keep_given(
     names: Collection[Hashable],  # of the columns that a file has itself
     design: dict[str, list[str]],  # of `add_roles`
@@ -451,7 +510,7 @@ def add_roles(
         found["is_positive"] = _positive_wells(compounds, cfg, file, problems)
     if {"dose", "unit"} <= set(columns):
         units = level_texts(columns["unit"])
-        if odd := odd_unit(columns["dose"], units, found["is_control"]):
+        if odd := odd_unit(compounds, columns["dose"], units, found["is_control"]):
             problems.add(file, f"{place(odd[0])}, dose", *odd[1:])
     treatments, used = treatments_of({**columns, **found}, cfg, file, problems)
     if treatments:

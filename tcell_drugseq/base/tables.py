@@ -24,9 +24,9 @@ from .files import written_whole
 from .settings import InputError
 
 # %% auto #0
-__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'merge_key', 'kept_names', 'judge_spellings', 'truth_of',
-           'problem_text', 'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked', 'write_csv',
-           'write_numbers', 'escape_formulas', 'without_apostrophe']
+__all__ = ['quote_some', 'spelling_key', 'several_spellings', 'merge_key', 'kept_names', 'judge_spellings', 'other_controls',
+           'truth_of', 'problem_text', 'refuse', 'data_row', 'Problems', 'rename_compounds', 'decode', 'unpacked',
+           'write_csv', 'write_numbers', 'escape_formulas', 'without_apostrophe']
 
 # %% ../../nbs/00_base/05_tables.ipynb #03584c4e
 def quote_some(
@@ -144,6 +144,20 @@ def judge_spellings(
         each = ", ".join(f"{name!r} ({wells[name]})" for name in nothing)
         said.append(f"names of compounds that may mean none, with their wells: {each}")
     return wrong, said
+
+# %% ../../nbs/00_base/05_tables.ipynb #c0a7a002
+def other_controls(
+    names: Iterable[str],  # of compounds
+    controls: Sequence[str],
+) -> dict[str, str]:  # name -> spelling, share or vehicle
+    """Names that may be controls and are not among those that are."""
+    found = {}
+    for name in [name for name in dict.fromkeys(names) if name not in controls]:
+        if any(_is_control(name, control) for control in controls):
+            found[name] = "share" if any(c.isdigit() for c in name) else "spelling"
+        elif merge_key(_SHARE.sub("", name)) in _VEHICLES:
+            found[name] = "vehicle"
+    return found
 
 # %% ../../nbs/00_base/05_tables.ipynb #8b8c6aa1
 _TRUTH = {True: ("true", "1", "1.0", "yes", "y", "t"), False: ("false", "0", "0.0", "no", "n", "f")}

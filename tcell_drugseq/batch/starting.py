@@ -5,6 +5,8 @@
 # %% ../../nbs/11_batch/07_starting.ipynb #11065511
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,14 +16,22 @@ import pandas as pd
 
 from ..base.defaults import DataConfig, RunConfig
 from ..base.files import yaml_text
+from tcell_drugseq.base.roles import (
+    find_types,
+    known_by_kind,
+    said_of_splits,
+    setting_of,
+    splitting_columns,
+    types_by_values,
+)
 from ..base.settings import with_leaves
-from ..base.tables import problem_text, quote_some, refuse
+from ..base.tables import Problems, other_controls, problem_text, quote_some, refuse
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # %% auto #0
-__all__ = ['columns_by_role', 'likely_control', 'propose_settings', 'parameter_file']
+__all__ = ['columns_by_role', 'likely_control', 'propose_settings', 'known_references', 'guess_design', 'parameter_file']
 
 # %% ../../nbs/11_batch/07_starting.ipynb #c4d7f98d
 _ROLES = ("compound", "plate", "batch", "dose")  # settings whose columns are known by usual names
@@ -54,13 +64,15 @@ _CONTROLS = (
 
 def likely_control(
     compounds: Sequence[str],  # of the wells
-) -> tuple[str, str]:  # the name, empty if it can't be told; what was found, in words
-    """Which compound is the control, by its name."""
+) -> tuple[tuple[str, ...], str]:  # the names, none if it can't be told; what was found, in words
+    """Which compounds are the control, by their names."""
     wells = pd.Series(list(compounds), dtype=str).value_counts()
-    for name in _CONTROLS:
-        if same := [str(c) for c in wells.index if str(c).strip().casefold() == name]:
-            return same[0], f"{wells[same[0]]} wells"
-    return "", "the most frequent: " + ", ".join(f"{c!r} ({n} wells)" for c, n in wells.head(3).items())
+    names = [str(name) for name in wells.index]
+    for control in _CONTROLS:
+        same = [name for name in names if name.strip().casefold() == control][:1]
+        if same := same or sorted(name for name, how in other_controls(names, [control]).items() if how == "share"):
+            return tuple(same), ", ".join(f"{wells[name]} wells" for name in same)
+    return (), "the most frequent: " + ", ".join(f"{c!r} ({n} wells)" for c, n in wells.head(3).items())
 
 # %% ../../nbs/11_batch/07_starting.ipynb #6f3fe659
 def _of_columns(adata: AnnData) -> tuple[dict[str, Any], dict[str, str]]:
@@ -92,7 +104,6 @@ def propose_settings(
 ) -> tuple[dict[str, Any], dict[str, str]]:  # settings that differ from the defaults; remarks, by setting
     """Settings for a screen on disk, as far as its names tell; raises `InputError` for what is no screen's file."""
     from tcell_drugseq.base.hdf5 import read_hdf5
-    from tcell_drugseq.base.tables import Problems
     from tcell_drugseq.data.drafts import draft_bundle
 
     path, proposed, remarks, problems = Path(path), {}, {}, Problems()
@@ -109,15 +120,64 @@ def propose_settings(
     else:
         refuse(str(path), "", "no folder and no .h5ad file", "a folder with the CSV bundle or an .h5ad file")
     if compounds and DataConfig().control[0] not in compounds:
-        name, remarks["control"] = likely_control(compounds)
-        proposed |= {"control": (name,)} if name else {}
+        names, remarks["control"] = likely_control(compounds)
+        proposed |= {"control": names} if names else {}
     return {"data_dir": str(path), **proposed}, remarks
+
+# %% ../../nbs/11_batch/07_starting.ipynb #de51a002
+_REFERENCES = set(
+    "pma ionomycin pmaionomycin pmaiono cd3cd28 anticd3cd28 anticd3anticd28 cd3cd28beads anticd3cd28beads dynabeads "
+    "staurosporine digitonin dexamethasone trichostatina tsa brefeldina".split()
+)  # as letters and digits
+
+
+def known_references(
+    wells: pd.DataFrame,  # (N,) compound; plate where known
+) -> list[str]:  # names as in the file
+    """Compounds that many assays have as a reference, and that stand on every plate here."""
+    plates = wells["plate"].astype(str) if "plate" in wells else pd.Series("", wells.index)
+    on = plates.groupby(wells["compound"].astype(str)).nunique()
+    keys = {name: re.sub(r"[^a-z0-9]", "", name.casefold().replace("α", "anti")) for name in map(str, on.index)}
+    return [name for name, key in keys.items() if key in _REFERENCES and on[name] == plates.nunique()]
+
+# %% ../../nbs/11_batch/07_starting.ipynb #de51a005
+def guess_design(
+    wells: pd.DataFrame,  # (N,) all that is known of them, as of `find_problems`
+    cfg: DataConfig,  # what is set already
+) -> dict[str, tuple[tuple[str, ...], str]]:  # setting -> values, why
+    """Settings of the design that names and columns speak for; each is the user's to take."""
+    if not {"compound", "is_control"} <= set(wells):
+        return {}
+    names, guesses = wells["compound"].astype(str).tolist(), {}
+    columns = {str(c): wells[c].tolist() for c in wells}
+    for setting in ("strata", "vehicle"):
+        splits = [name for name in splitting_columns(wells) if setting_of(name) == setting]
+        said = [line for line in said_of_splits(wells) if line.endswith(setting)]
+        if splits and not getattr(cfg, setting):
+            guesses[setting] = tuple(splits[: 1 if setting == "vehicle" else None]), "; ".join(said)
+    if (of_kind := types_by_values(columns)) and not cfg.sample_type:
+        guesses["sample_type"] = (of_kind[0],), f"column {of_kind[0]!r} calls the controls so"
+    types = find_types(columns, cfg.sample_type or "".join(of_kind[:1]), "", Problems())
+    by_kind, like = known_by_kind(names, types, cfg), other_controls(names, cfg.control)
+    of_name = {name: f"by its name, a {how}" for name, how in like.items() if how != "spelling"}
+    known = {name: "known, on every plate" for name in known_references(wells) if name not in cfg.control}
+    for setting, others in (("control", of_name), ("positive", known)):
+        others |= dict.fromkeys(by_kind[setting], "by its kind")
+        if more := [name for name in others if name not in getattr(cfg, setting)]:
+            each = ", ".join(f"{name!r} ({others[name]})" for name in more)
+            kind = "controls" if setting == "control" else "reference compounds"
+            guesses[setting] = (*getattr(cfg, setting), *more), f"may be {kind}: {each}"
+    if spelled := [name for name, how in like.items() if how == "spelling"]:
+        why = f"{quote_some(spelled)} read as {cfg.control[0]!r}"
+        guesses["rename"] = (*cfg.rename, *(f"{name}={cfg.control[0]}" for name in spelled)), why
+    return guesses
 
 # %% ../../nbs/11_batch/07_starting.ipynb #128c7bcb
 def _entry(name: str, value: Any, about: str, used: bool, remark: str) -> list[str]:
     """The lines of one setting."""
-    one = isinstance(value, tuple) and len(value) == 1
-    text = yaml_text({name: value[0] if one else value}).strip()  # a list of several would take several lines
+    several = isinstance(value, tuple) and len(value) > 1
+    plain = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    text = f"{name}: {json.dumps(value, ensure_ascii=False)}" if several else yaml_text({name: plain}).strip()
     said = [f"# TO DECIDE: {remark}"] if remark and not used else []
     return [*said, f"{'' if used else '# '}{text}  # {about}{f'; {remark}' if remark and used else ''}"]
 
@@ -131,6 +191,7 @@ def parameter_file(
     proposed, remarks = propose_settings(path)
     cfg = with_leaves(RunConfig(), proposed)
     problems = find_problems(cfg.data)
+    guesses = guess_design(problems.attrs["wells"], cfg.data)
     left = [problem_text(*map(str, row)) for row in problems.itertuples(index=False)]
     lines = [
         "An experiment: `tcell-drugseq report THIS_FILE` runs it, `tcell-drugseq validate --config THIS_FILE` tries it."
@@ -143,5 +204,7 @@ def parameter_file(
         lines += ["", f"# {str(type(part).__doc__).splitlines()[0]}"] if settings else []
         for f in settings:
             value, used = getattr(part, f.name), f.name in proposed
-            lines += _entry(f.name, value, f.metadata["help"], used, remarks.get(f.name, ""))
+            guess, why = guesses.get(f.name, (value, ""))
+            remark = "; ".join(filter(None, [remarks.get(f.name, ""), why * (not used)]))
+            lines += _entry(f.name, value if used else guess, f.metadata["help"], used, remark)
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ..base.defaults import HitConfig
+from ..base.roles import unit_key
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..data.design import blocks
@@ -472,7 +473,7 @@ def read_doses(
             f"dose: well {well}: found {repr(found) if isinstance(found, str) else found}, expected an amount above 0"
         )
     named = obs["unit"][~control].astype(str).str.strip() if "unit" in obs else ()
-    units = sorted({u for u in named if u and u != "nan"})
+    units = sorted({unit_key(u): u for u in named if u and u != "nan"}.values())
     if len(units) > 1:
         raise InputError(f"unit: found {quote_some(units)}, expected one unit for all doses")
     return dose.where(~control, 0.0).where(control | (dose > 0)), (units or ["uM"])[0]

@@ -22,6 +22,7 @@ from tcell_drugseq.base.roles import (
     odd_unit,
     said_aside,
     said_of_types,
+    unit_key,
 )
 from tcell_drugseq.base.tables import (
     Problems,
@@ -32,7 +33,7 @@ from tcell_drugseq.base.tables import (
     rename_compounds,
     truth_of,
 )
-from .map_tables import NAMES, is_dose_like, name_columns, parse_doses, read_map_table, unit_key
+from .map_tables import NAMES, is_dose_like, name_columns, parse_doses, read_map_table
 from ..data.wells import WELL, locate_wells, placed_wells
 
 # %% auto #0
@@ -180,21 +181,14 @@ def _set_doses(frame: pd.DataFrame, unit: str, file: str, notes: list[str]) -> N
     if (blank := np.isnan(doses) & frame["is_control"].to_numpy()).any():
         notes.append(f"{file}: {blank.sum()} control wells without a dose: 0")
     doses[blank] = 0.0
-    if odd := odd_unit(doses, out, frame["is_control"].to_numpy() | (aside_of(frame) != "").to_numpy()):
+    uncompared = frame["is_control"].to_numpy() | (aside_of(frame) != "").to_numpy()
+    if odd := odd_unit(frame["compound"].tolist(), doses, out, uncompared):
         refuse(file, f"well {frame.index[odd[0]]!r}, dose", *odd[1:])
     kinds = [name for name in dict.fromkeys(out) if name]
     only = kinds[0] if len(kinds) == 1 else ""
     frame["dose"], frame["unit"] = doses, np.where(blank, only, np.array(out, dtype=object))
     if len(kinds) != 1:
         notes.append(f"{file}: doses have " + (f"several units: {quote_some(kinds)}" if kinds else "no unit"))
-    per = frame[frame["dose"].notna() & ~frame["is_control"]].groupby("compound", sort=False)["unit"].nunique()
-    if mixed := per.index[per > 1].tolist():
-        refuse(
-            file,
-            "dose",
-            f"units that can't be compared within {quote_some(mixed)}",
-            "one kind of unit for each compound",
-        )
 
 # %% ../../nbs/06_counts/09_plate_map.ipynb #fc2496bf
 def _free(name: str, taken: Collection[str] | pd.DataFrame) -> str:

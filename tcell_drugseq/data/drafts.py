@@ -304,7 +304,7 @@ class _Obs:
 
 # %% ../../nbs/01_data/03_drafts.ipynb #7d215c05
 def _read_role(part: str, cfg: DataConfig, obs: _Obs) -> Any:
-    """The values of one optional part, or None where it is absent or has gaps."""
+    """The values of one optional part, or None where it is absent or has gaps; doses may have some."""
     name = getattr(cfg, part)
     if (column := obs.get(name, part)) is None:
         return None
@@ -312,7 +312,7 @@ def _read_role(part: str, cfg: DataConfig, obs: _Obs) -> Any:
     numeric = part in ("dose", "activation_old")
     values: np.ndarray | list[str] = obs.floats(column, where) if numeric else as_texts(column)
     gaps = int(np.isnan(values).sum()) if isinstance(values, np.ndarray) else values.count("")
-    if not gaps:
+    if not gaps or part == "dose":  # `reading` knows which wells need none
         return values
     if name == getattr(DataConfig(), part):
         return log.warning("%s: %s: %d wells without a value: left out", obs.file, where, gaps)

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'SCREEN', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells',
+__all__ = ['log', 'SCREEN', 'DESIGN', 'screen_hash', 'score_names', 'read_bundle', 'read_h5ad', 'read_screen', 'said_of_wells',
            'find_problems', 'holds_design', 'bundle_size', 'write_bundle']
 
 # %% ../../nbs/01_data/04_reading.ipynb #d728c973
@@ -367,6 +367,24 @@ def _add_roles(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     d.columns |= found
     d.made["design"] = design
 
+# %% ../../nbs/01_data/04_reading.ipynb #d05e5aa2
+def _settle_doses(d: Draft, cfg: DataConfig, problems: Problems) -> None:
+    """Give controls without a dose the dose 0; leave out doses with other gaps, a problem where they were named."""
+    d.kept = d.kept.drop(columns="dose", errors="ignore")
+    doses, names = d.columns.get("dose"), d.columns.get("compound")
+    if doses is None or names is None or len(doses) != len(names):
+        return
+    file, where = d.place("dose")
+    blank = np.isnan(doses) & np.isin(names, cfg.control)
+    if blank.any():
+        log.info("%s: %s: %d control wells without a dose: 0", file, where, blank.sum())
+    d.columns["dose"] = np.where(blank, 0.0, doses)
+    if gaps := int(np.isnan(d.columns["dose"]).sum()):
+        del d.columns["dose"]
+        if cfg.dose == DataConfig().dose:
+            return log.warning("%s: %s: %d wells without a value: left out", file, where, gaps)
+        problems.add(file, where, f"{gaps} wells without a value", "a value for every well with a compound")
+
 # %% ../../nbs/01_data/04_reading.ipynb #3bd5fa13
 _OBS = ("compound", "is_control", "plate", "batch", "row", "column", "label", "cluster", "activation_old", "dose")
 _OBS += ("stratum", "vehicle", "is_positive")
@@ -429,6 +447,7 @@ def _scan(source: Any, cfg: DataConfig, need_targets: bool, take_apart: Callable
     _select(draft, cfg, problems)
     cfg = _as_designed(draft, cfg)
     _set_aside(draft, cfg, problems)
+    _settle_doses(draft, cfg, problems)
     _add_roles(draft, cfg, problems if need_targets else Problems())
     _check(draft, cfg, need_targets, problems)
     return draft
@@ -593,18 +612,21 @@ def _understood(d: Draft, cfg: DataConfig) -> list[str]:
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
     cfg: DataConfig,  # `data_dir` is a folder with the CSV bundle or an .h5ad file
-) -> pd.DataFrame:  # file, where, found, expected; empty if the screen can be used; attrs["understood"]: lines
+) -> (
+    pd.DataFrame
+):  # file, where, found, expected; empty if it can be used; attrs: understood, lines; wells, their columns
     """Every problem that prevents `read_screen` from reading the screen, one row each."""
-    problems, path, said = Problems(), Path(cfg.data_dir), []
+    problems, path, said, wells = Problems(), Path(cfg.data_dir), [], {}
     if take_apart := _format(path, problems):
-        said = _understood(_scan(path, cfg, True, take_apart, problems), cfg)
+        draft = _scan(path, cfg, True, take_apart, problems)
+        said, wells = _understood(draft, cfg), _columns(draft) or {}
     table = problems.table()
-    table.attrs["understood"] = said
+    table.attrs |= {"understood": said, "wells": pd.DataFrame(wells)}
     return table
 
 # %% ../../nbs/01_data/04_reading.ipynb #e6cb47dc
 _COLUMNS = ("compound", "label", "activation_old", "cluster", "dose")  # of obs, that a bundle has a file for
-_DESIGN = ("donor", "stimulation", "vehicle")  # of obs, that stand in its obs.csv
+DESIGN = ("donor", "stimulation", "vehicle")  # of obs, that stand in its obs.csv
 
 
 def _check_gaps(screen: AnnData, folder: Path) -> None:
@@ -618,11 +640,12 @@ def _check_gaps(screen: AnnData, folder: Path) -> None:
 
 
 def _of_design(screen: AnnData) -> pd.DataFrame:
-    """The columns of the wells that tell a design, as texts; none where there is no such column."""
+    """The columns of the wells that tell a design, and the unit of doses, as texts; none where there is no such one."""
     design = screen.uns.get("design", {})
     named = [str(name) for key in ("strata", "treatment") for name in design.get(key, ())]
+    unit = ["unit"] if "dose" in screen.obs and any(as_texts(screen.obs.get("unit", ()))) else []
     placed = {*_COLUMNS, "plate", "batch", "row", "column"}  # has its own file, or stands in the well's id
-    own = [name for name in dict.fromkeys([*_DESIGN, *named]) if name in screen.obs and name not in placed]
+    own = [name for name in dict.fromkeys([*DESIGN, *unit, *named]) if name in screen.obs and name not in placed]
     return pd.DataFrame({name: as_texts(screen.obs[name]) for name in own})
 
 # %% ../../nbs/01_data/04_reading.ipynb #363e45bf
@@ -654,7 +677,8 @@ def write_bundle(
 ) -> None:
     """Write the CSV bundle of a screen; raises `InputError` if there is one already or a value is lacking.
 
-    Positions are in the well ids, columns that tell a design in `obs.csv`; others of `obs` have no place in a bundle.
+    Positions are in the well ids, columns that tell a design and the unit of doses in `obs.csv`; others of `obs` have
+    no place in a bundle.
     """
     folder = Path(folder)
     if there := [name for names in FILES.values() for name in names if (folder / name).exists()]:

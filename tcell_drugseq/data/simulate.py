@@ -17,6 +17,7 @@ import pandas as pd
 from ..base.defaults import SimConfig
 from ..base.files import write_yaml
 from ..base.settings import InputError, leaves, with_leaves
+from .reading import DESIGN
 from .wells import PLATE_SHAPES, ROWS, row_numbers
 
 if TYPE_CHECKING:
@@ -552,13 +553,10 @@ class Simulation(NamedTuple):
     # [stimulated_only] [ec50, hill, lowest_active] [reference]
     genes: pd.DataFrame  # gene, program, family, marker, loading, mean
     wells: pd.DataFrame  # by well: true_well, true_compound, depth, shifts of position, activity_<program>
-    # [true_dose, true_vehicle, true_donor, true_stimulation] [response, where it isn't 1 in all wells]
+    # [true_dose, true_donor, true_stimulation, true_vehicle] [response, where it isn't 1 in all wells]
     cfg: SimConfig  # what it was drawn with
 
 # %% ../../nbs/01_data/05_simulate.ipynb #4a4155d5
-_DESIGN = ("dose", "vehicle", "donor", "stimulation")  # columns of wells, where there are several of these
-
-
 def _as_screen(wells: pd.DataFrame, genes: pd.DataFrame, counts: np.ndarray, scores: pd.DataFrame) -> AnnData:
     """Put the parts into the project's container."""
     from anndata import AnnData
@@ -607,7 +605,7 @@ def simulate_screen(
     scores = draw_scores(activity, counts, noise[:, :3])
     calls = draw_calls(activity, scores, noise[:, 3:], cfg)
     truth = pd.DataFrame({"true_well": wells.index, "true_compound": wells["compound"], "depth": depth}, wells.index)
-    truth = truth.join(wells[[name for name in _DESIGN if name in wells]].add_prefix("true_"))
+    truth = truth.join(wells[[name for name in ("dose", *DESIGN) if name in wells]].add_prefix("true_"))
     truth = truth.assign(response=response) if (response != 1).any() else truth
     truth = truth.join([position, activity.add_prefix("activity_")])
     order = mix_up_wells(wells, cfg)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         plot_hits as plot_hits,
         plot_latent as plot_latent,
         plot_layout as plot_layout,
+        plot_strata as plot_strata,
     )
     from tcell_drugseq.latent.hits import (
         Called as Called,
@@ -78,6 +79,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "plot_hits",
             "plot_latent",
             "plot_layout",
+            "plot_strata",
         ],
         "hits": ["Called", "best_wells", "call_compounds", "call_folds", "compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['add_maps', 'latent_coordinates', 'plot_latent', 'plot_compounds', 'plot_hits', 'plot_layout']
+__all__ = ['add_maps', 'latent_coordinates', 'plot_latent', 'plot_compounds', 'plot_hits', 'plot_strata', 'plot_layout']
 
 # %% ../../nbs/04_latent/07_figures.ipynb #ab5c47f0
 def add_maps(
@@ -170,9 +170,9 @@ def plot_compounds(
     return fig
 
 # %% ../../nbs/04_latent/07_figures.ipynb #5fd6f818
-def _claimed(results: AnnData) -> pd.DataFrame:
-    """The table of hits, in which none is a hit where the verdict says that none may be claimed."""
-    hits, verdict = results.uns["hits"], results.uns.get("verdict")
+def _claimed(results: AnnData, name: str = "hits") -> pd.DataFrame:
+    """A table of calls, in which none is a hit where the verdict says that none may be claimed."""
+    hits, verdict = results.uns[name], results.uns.get("verdict")
     barred = verdict is not None and (verdict["status"][verdict["claim"] == "hits"] == "no claim").any()
     return hits.assign(hit=False) if barred else hits
 
@@ -212,6 +212,47 @@ def plot_hits(
     right.set_yticks(place, [label_text(c, 26) for c in far["compound"]])
     right.set(xlabel="rank and its 95 % interval", ylim=(len(far) - 0.4, -0.6))
     right.grid(axis="y", lw=0.4)
+    return fig
+
+# %% ../../nbs/04_latent/07_figures.ipynb #57a7a002
+@picture(
+    "hits",
+    alt="Distance of the farthest compounds in each stratum, and how far strata differ",
+    needs="strata",
+    of=lambda results: (_claimed(results), _claimed(results, "strata")),
+)
+def plot_strata(
+    hits: pd.DataFrame,  # of `call_compounds`, with i2 and p_differ
+    strata: pd.DataFrame,  # of `call_compounds`: stratum, compound, distance, hit
+    top: int = 30,  # compounds shown
+) -> Figure:  # left: compounds x strata, coloured by distance; right: I² of each compound
+    """Draw how far compounds move the cells in each stratum, which are called there, and whether strata differ."""
+    far = hits.head(top)
+    names = far["compound"].astype(str).tolist()
+    wide, called = (
+        strata.assign(compound=strata["compound"].astype(str)).pivot(index="compound", columns="stratum", values=value)
+        for value in ("distance", "hit")
+    )
+    wide, called = wide.reindex(names), called.reindex(names)
+    fig, (left, right) = new_figure(2, ncols=2, height=1.6 + 0.22 * len(far), width_ratios=(3, 1), sharey=True)
+    left.set_facecolor(GREY)  # a compound that is not in a stratum
+    cells = left.pcolormesh(wide.to_numpy(float), cmap="viridis", vmin=0, edgecolor="white", lw=1)
+    row, column = np.nonzero(called.to_numpy() == True)  # noqa: E712 (where there is no such well it is NaN)
+    ring = {"s": 42, "facecolor": "white", "edgecolor": DARK, "lw": 1.2}
+    left.scatter(column + 0.5, row + 0.5, label=f"called in the stratum ({len(row)})", **ring)
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, handletextpad=0.2)
+    left.set_xticks(np.arange(wide.shape[1]) + 0.5, [label_text(name, 24) for name in wide.columns])
+    left.tick_params(axis="x", rotation=30 if wide.shape[1] > 4 else 0)
+    left.set_yticks(np.arange(len(far)) + 0.5, [label_text(name, 26) for name in names])
+    left.set(ylim=(len(far), 0))
+    fig.colorbar(cells, ax=left, label="distance from DMSO (DMSO wells: 1)", pad=0.02)
+    differ = (far["p_differ"] < 0.05).to_numpy()
+    for at, colour, name in ((~differ, GREY, "do not differ"), (differ, UP_COLOUR, "differ (p < 0.05)")):
+        place, name = np.flatnonzero(at) + 0.5, f"{name} ({at.sum()})"
+        right.barh(place, far["i2"].fillna(0)[at], 0.7, color=colour, label=name if len(place) else "")
+    right.tick_params(axis="y", left=False, labelleft=False)
+    right.set(xlabel="I² of the strata", xlim=(0, 1))
+    right.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, handletextpad=0.4)
     return fig
 
 # %% ../../nbs/04_latent/07_figures.ipynb #35728a9d

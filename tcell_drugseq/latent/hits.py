@@ -121,7 +121,8 @@ def _over_wells(
     both, wells = sort_wells(np.column_stack([finite_latent(z), given]), obs)
     centres, treated = find_centres(wells, cfg.centre_controls), ~wells["is_control"].to_numpy(bool)
     at = [np.flatnonzero(treated & (wells["compound"] == name).to_numpy()) for name in names]
-    shifts = shift_wells(both[:, :-1], wells, centres)
+    level, one = level_plates(both[:, :-1], wells.assign(compound=treatment_of(wells)), centres)  # as treatments are
+    shifts = shift_wells(level, wells, one)
     table = pd.DataFrame({"agreement": [_agreement(shifts.vectors[i]) for i in at]}, index=names)
     ends = np.nan if activation is None else shift_intervals(both[:, -1], wells, centres, at).to_numpy()
     table[["shift", "low", "high"]] = ends

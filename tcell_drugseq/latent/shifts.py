@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import HitConfig
+from ..base.roles import nearest_controls
 from ..base.settings import InputError
 
 # %% auto #0
@@ -35,18 +36,13 @@ def find_centres(
 ) -> Centres:
     """The nearest level with enough control wells, for each well."""
     control = obs["is_control"].to_numpy(bool)
-    level, key = np.full((2, len(obs)), "all", dtype=object)
-    sets = {"all": control}
-    for name in ("batch", "plate"):
-        for value, at in obs.groupby(obs[name].astype(str)).indices.items() if name in obs else ():
-            here = np.isin(np.arange(len(obs)), at)
-            if (here & control).sum() >= min_controls:
-                level[here], key[here] = name, f"{name} {value}"
-                sets[f"{name} {value}"] = here & control
-    groups = sorted(set(key))
-    members = np.array([sets[g][control] for g in groups], float).reshape(len(groups), control.sum())
+    near = nearest_controls(obs, min_controls)
+    level, key = near["level"].to_numpy(), near["group"].to_numpy()
+    groups, known = np.array(sorted(set(key)), object)[:, None], [name for name in ("batch", "plate") if name in obs]
+    names = [f"{name} " + obs[name].astype(str).to_numpy(object)[control] for name in known]
+    members = np.sum([groups == own for own in [np.full(control.sum(), "all", object), *names]], axis=0).astype(float)
     plate = pd.factorize(pd.Series(key).where(level == smallest_unit(obs)), sort=True)[0]
-    return Centres(level, (key[:, None] == groups).astype(float), members, plate)
+    return Centres(level, (key[:, None] == groups[:, 0]).astype(float), members, plate)
 
 
 def smallest_unit(

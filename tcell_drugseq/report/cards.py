@@ -148,8 +148,11 @@ def _treatments(part: pd.DataFrame) -> list[dict[str, Any]]:
     keys = [name for name in ("stratum", "dose") if name in part]
     shown = part.sort_values(keys) if keys else part
     return [
-        {name: str(row[name]) for name in ("treatment", "direction", *keys[:-1])}
-        | {name: _round(row.get(name)) for name in ("dose", "distance", "p", "q", "genes_changed", "genes_by_chance")}
+        {name: str(row[name]) for name in ("treatment", "direction", *(key for key in keys if key != "dose"))}
+        | {
+            name: _round(row.get(name, np.nan))
+            for name in ("dose", "distance", "p", "q", "genes_changed", "genes_by_chance")
+        }
         | {"wells": int(row["wells"]), "active": bool(row["active"])}
         for _, row in shown.iterrows()
     ]
@@ -157,7 +160,8 @@ def _treatments(part: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _sets(part: pd.DataFrame) -> list[list]:
     """The first gene sets of one compound: name, genes measured, NES, p and q over wells."""
-    shown = part[part["p"].notna()].assign(far=-part["nes"].abs()).sort_values(["p", "far"], kind="stable").head(8)
+    known = part[part["p"].notna()]
+    shown = known.assign(far=-known["nes"].abs()).sort_values(["p", "far"], kind="stable").head(8)
     columns = (shown["set"], shown["size"], shown["nes"], shown["p"], shown["q"])
     return [[str(a), int(n), _round(e), _round(p, 2), _round(q, 2)] for a, n, e, p, q in zip(*columns, strict=True)]
 

@@ -182,7 +182,7 @@ BAD_MAPS = {
     "dose units": (
         with_rows("A02,x,5 uM", "A03,x,5 mg/ml"),
         "DMSO",
-        ["map.csv: dose: found units that can't be compared within 'x', expected one kind of unit"],
+        ["map.csv: well 'A03', dose: found the unit 'mg/ml' beside 'uM' for 'x', expected one unit"],
     ),
     "dose and unit": (
         content("map.csv", b"well,compound,dose,unit\nA01,DMSO,,\nA02,x,5 nM,uM\n"),

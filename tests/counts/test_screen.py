@@ -27,7 +27,7 @@ from tcell_drugseq.data.simulate import simulate_screen
 
 COMPOUNDS = [*NAMES, *HOSTILE["compounds"][:2]]
 FILES = {  # of a screen with doses and a label
-    *"expr_mat.csv counts_mat.csv well_id.csv meta_id.csv dose.csv labels_cls.csv cluster_id.csv".split(),
+    *"expr_mat.csv counts_mat.csv well_id.csv meta_id.csv dose.csv obs.csv labels_cls.csv cluster_id.csv".split(),
     *"scores_3_z.csv qc_wells.csv qc_dropped.csv qc_findings.csv qc_replicates.csv screen.h5ad screen.yaml".split(),
 }
 LABEL = ["--label", "Tscore>0.5"]
@@ -245,6 +245,52 @@ SYMBOLS = "expected human gene symbols"
 ONCE = "more than once, expected each well once"
 SAME = "expected the same wells in both, or the compound `empty`"
 NEW = "expected a new or empty folder"
+
+
+def two_donors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Well by well of one donor and the other."""
+    return frame.assign(donor=np.where(np.arange(len(frame)) % 2, "D2", "D1"))
+
+
+def one_served(frame: pd.DataFrame) -> pd.DataFrame:
+    donors = two_donors(frame)
+    return donors.assign(donor=donors["donor"].where(donors["compound"] != "DMSO", "D1"))
+
+
+def last_vehicle(frame: pd.DataFrame) -> pd.DataFrame:
+    treated = frame.index[frame["compound"] != "DMSO"]
+    return frame.assign(vehicle=["ethanol" if i == treated[-1] else "DMSO" for i in frame.index])
+
+
+def last_dose_bare(frame: pd.DataFrame) -> pd.DataFrame:
+    cells = frame["dose_uM"].where(frame["dose_uM"] == "", frame["dose_uM"] + " uM")
+    treated = frame.index[frame["compound"] != "DMSO"]
+    return frame.drop(columns="dose_uM").assign(dose=cells.where(frame.index != treated[-1], "2.5"))
+
+
+DESIGNS = {  # the same for designs, which `validate` refuses in the same words
+    "a stratum with no control": (
+        plates(one_served),
+        f"{GOOD} --strata donor",
+        ["map.csv: stratum 'D2': found ", "treated wells and no control well, expected control wells of each stratum"],
+    ),
+    "a vehicle that names no control": (
+        plates(last_vehicle),
+        f"{GOOD} --vehicle vehicle",
+        ["map.csv: well ", "column 'vehicle': found the vehicle 'ethanol' (1 such wells)", "a control well: 'DMSO'"],
+    ),
+    "a dose without a unit": (
+        plates(last_dose_bare),
+        GOOD,
+        ["map.csv: well ", "dose: found 2.5 without a unit beside doses in 'uM' (1 such wells), expected a unit"],
+    ),
+    "a positive in no well": (nothing, f"{GOOD} --positive PMA", ["map.csv: setting 'positive': found no well of"]),
+    "a treatment for each well": (
+        plates(lambda p: p.assign(sample=[f"S{i}" for i in range(len(p))])),
+        f"{GOOD} --treatment sample",
+        ["map.csv: setting 'treatment', column 'sample': found another value in each of the 42 treated wells"],
+    ),
+}
 BAD = {  # how to break what was sent, what is asked for, what the line must hold
     "normalised": (
         cells(3.17, 0.5),
@@ -416,14 +462,10 @@ BAD = {  # how to break what was sent, what is asked for, what the line must hol
             "carries next to nothing",
         ],
     ),
-    "no such positive control": (
-        nothing,
-        f"{GOOD} --positive PMA",
-        ["map.csv: setting 'positive': found no well of 'PMA'"],
-    ),
     "no such label": (nothing, f"{GOOD} --label Foo>1", ["label: 'Foo>1': no score 'Foo'; found 'Tscore'"]),
     "no such root": (nothing, f"{GOOD} --root donor=1", ["root: 'donor=1': no column 'donor'; found 'compound'"]),
 }
+BAD |= DESIGNS
 WHOLE = ("normalised", "no counts", "too few genes of the signature")  # in a process of their own, imports and all
 
 
@@ -438,6 +480,35 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, fork, sent, tmp_path):
     assert done.stderr.startswith("error: ") and done.stderr.endswith("\n") and done.stderr.count("\n") == 1
     assert [part for part in parts if part not in done.stderr] == [], done.stderr
     assert tree(here) == before  # no OUT, nothing in it or beside it, hidden or not, and the input as it was
+
+
+@pytest.mark.parametrize("case", DESIGNS)
+def test_validate_refuses_the_same_designs(case, fork, sent, tmp_path):
+    make, asked, parts = DESIGNS[case]
+    here = sent.write(tmp_path / "here")
+    make(here, sent)
+    before = tree(here)
+    done = fork("validate", *asked.replace(" out", "", 1).split(), cwd=here)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert [part for part in parts if part not in done.stderr] == [], done.stderr
+    assert tree(here) == before
+
+
+def test_a_design_goes_from_the_plate_map_to_the_hits(fork, sent, tmp_path):
+    here = sent.write(tmp_path / "here")
+    plates(two_donors)(here, sent)
+    compound = sent.plates["compound"][sent.plates["compound"] != "DMSO"].iloc[0]
+    asked = ["--strata", "donor", "--positive", compound]
+    done = fork("screen", "counts.csv", "map.csv", "out", *LABEL, *asked, cwd=here)
+    assert done.returncode == 0, done.stderr
+    done = fork("run", "--data_dir=out", "--out_dir=results", *TINY, *BRIEF, "--no_biology", cwd=here)
+    assert done.returncode == 0, done.stderr
+    names = ("strata", "treatments", "references")
+    strata, treatments, references = (
+        pd.read_csv(here / "results" / f"{name}.csv", keep_default_na=False) for name in names
+    )
+    assert set(strata["stratum"]) == {"D1", "D2"} and set(references["compound"]) == {compound}
+    assert set(treatments["compound"]) == set(COMPOUNDS) and set(treatments["stratum"]) == {"D1", "D2"}
 
 
 ODD = {  # columns of a plate map that mean something elsewhere

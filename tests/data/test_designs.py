@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
+from shared_runs import tree
 
 from tcell_drugseq.base.settings import InputError
 from tcell_drugseq.data.reading import read_screen, write_bundle
@@ -53,10 +54,15 @@ def test_a_design_is_read_and_goes_with_the_file(tmp_path: Path):
     assert again.uns["set_aside"].to_numpy().tolist() == screen.uns["set_aside"].to_numpy().tolist()
 
 
+def as_bundle(made: AnnData, folder: Path) -> None:
+    """The same as a bundle, with what it has no file for in `obs.csv`."""
+    write_bundle(AnnData(made.X, made.obs[["compound", "label", "dose"]], made.var), folder)
+    made.obs[["donor", "vehicle", "unit", "id"]].to_csv(folder / "obs.csv", index=False)
+
+
 def test_other_columns_of_a_bundle_stand_in_obs_csv(tmp_path: Path):
     made = wells()
-    write_bundle(AnnData(made.X, made.obs[["compound", "label", "dose"]], made.var), tmp_path / "bundle")
-    made.obs[["donor", "vehicle"]].to_csv(tmp_path / "bundle" / "obs.csv", index=False)
+    as_bundle(made, tmp_path / "bundle")
     found, known = read_screen(tmp_path / "bundle", **SETTINGS).obs, read_screen(made, **SETTINGS).obs
     assert (found[["stratum", "vehicle"]].astype(str) == known[["stratum", "vehicle"]].astype(str)).all(axis=None)
 
@@ -66,19 +72,14 @@ def test_a_design_is_written_to_obs_csv_and_read_again(tmp_path: Path):
     made.obs.loc[made.obs["donor"] == "D2", "donor"] = 'β, "2"'
     screen = read_screen(made, **SETTINGS)
     write_bundle(screen, tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "obs.csv").read_text("utf-8").splitlines()[0] == "donor,vehicle"
+    assert (tmp_path / "bundle" / "obs.csv").read_text("utf-8").splitlines()[0] == "donor,vehicle,unit"
     again = read_screen(tmp_path / "bundle", **SETTINGS)
     assert again.uns["source"]["hash"] == screen.uns["source"]["hash"]
     plain = made[:, :].copy()
-    plain.obs = made.obs[["compound", "label", "dose", "unit"]]
+    plain.obs = made.obs[["compound", "label", "dose"]]
     write_bundle(plain, tmp_path / "plain")
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == [
-        "dose.csv",
-        "expr_mat.csv",
-        "labels_cls.csv",
-        "meta_id.csv",
-        "well_id.csv",
-    ]
+    files = ["dose.csv", "expr_mat.csv", "labels_cls.csv", "meta_id.csv", "well_id.csv"]
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == files
 
 
 def said(folder: Path, *command: str) -> str:
@@ -123,26 +124,32 @@ BAD = {
     "a stratum with no control": (lambda: without(wells(), donor="D2"), {}, ["'D2'", "no control well"]),
     "a vehicle that names no control": (lambda: changed(wells(), "vehicle", "ethanol"), {}, ["P1_A05", "'ethanol'"]),
     "a dose without a unit": (lambda: changed(wells(), "unit", ""), {}, ["P1_A05", "without a unit"]),
+    "two units of one compound": (lambda: changed(wells(), "unit", "nM"), {}, ["P1_A06", "the unit 'uM' beside 'nM'"]),
     "a positive in no well": (wells, {"positive": ["PMA "]}, ["no well of 'PMA '", "near: 'PMA'"]),
     "a treatment for each well": (wells, {"treatment": ["id"]}, ["setting 'treatment', column 'id'"]),
     "a column that is not there": (wells, {"strata": ["doner"]}, ["setting 'strata'", "near: 'donor'"]),
 }
 
 
+@pytest.mark.parametrize("form", ["wells.h5ad", "bundle"])
 @pytest.mark.parametrize("case", BAD)
-def test_bad_designs_are_one_error(case: str, tmp_path: Path):
+def test_bad_designs_are_one_error(case: str, form: str, fork, tmp_path: Path):
     make, settings, parts = BAD[case]
     with pytest.raises(InputError) as caught:
         read_screen(make(), **SETTINGS | settings)
     assert [part for part in parts if part not in str(caught.value)] == []
-    make().write_h5ad(tmp_path / "wells.h5ad")
+    as_bundle(make(), tmp_path / form) if form == "bundle" else make().write_h5ad(tmp_path / form)
+    before = tree(tmp_path)
     flags = [f"--{name}={v}" for name, value in (SETTINGS | settings).items() for v in np.ravel(value)]
-    command = [sys.executable, "-m", "tcell_drugseq", "audit", "--data_dir", "wells.h5ad", "--out_dir", "out", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and [part for part in parts if part not in last] == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["wells.h5ad"]
+    for command in ("audit", "run"):
+        done = fork(command, f"--data_dir={form}", "--out_dir=out", *flags, cwd=tmp_path)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 2 and last.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+        assert [part for part in parts if part not in last] == []
+    listed = fork("validate", form, *flags, cwd=tmp_path)
+    assert listed.returncode == 2 and "Traceback" not in listed.stderr
+    assert [part for part in parts if part not in listed.stdout] == [], listed.stdout
+    assert tree(tmp_path) == before
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

@@ -173,10 +173,11 @@
 
   function treatments(card, unit) {
     const rows = card.treatments, strata = new Set(rows.map((row) => row.stratum)).size > 1, genes = rows.some((row) => known(row.genes_changed));
-    const heads = [...(strata ? [["stratum"]] : []), [unit ? `dose, ${unit}` : "dose", 1], ["distance", 1], ["p", 1], ["acts"], ["activation"], ...(genes ? [["changed genes", 1]] : [])];
+    const doses = rows.some((row) => known(row.dose));
+    const heads = [...(strata ? [["stratum"]] : []), doses ? [unit ? `dose, ${unit}` : "dose", 1] : ["treatment"], ["distance", 1], ["p", 1], ["acts"], ["activation"], ...(genes ? [["changed genes", 1]] : [])];
     const chance95 = rows.map((row) => row.genes_by_chance).find(known);
     const said = genes && known(chance95) ? ` By chance DMSO wells change up to ${number(chance95, 0)} genes.` : "";
-    return part("Dose by dose", note(`p of each treatment by itself. The p of the compound pays for having looked at all of them.${said}`),
+    return part(doses ? "Dose by dose" : "Treatment by treatment", note(`p of each treatment by itself. The p of the compound pays for having looked at all of them.${said}`),
       rowsOf(heads, rows.map((row) => [...(strata ? [row.stratum] : []), known(row.dose) ? String(row.dose) : row.treatment, number(row.distance), chance(row.p), row.active ? "yes" : "–", row.direction === "none" ? "–" : row.direction, ...(genes ? [known(row.genes_changed) ? number(row.genes_changed, 0) : "–"] : [])])));
   }
 
