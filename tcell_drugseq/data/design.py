@@ -42,7 +42,7 @@ def blocks(
     if inside is None:
         return obs
     narrowed = {name: joined([obs[name], inside]) for name in ("plate", "batch") if name in obs}
-    return obs.assign(**narrowed or {"batch": inside})
+    return obs.assign(**{"batch": inside} | narrowed)  # a plate with too few controls falls back on its own stratum
 
 # %% ../../nbs/01_data/09_design.ipynb #089ac696
 def less_controls(

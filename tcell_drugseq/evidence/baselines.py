@@ -409,12 +409,17 @@ def fit_baselines(
     targets = pd.DataFrame(target_values(screen), index=screen.obs_names)
     models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
     tables = {m: pd.DataFrame(np.nan, index=targets.index, columns=targets.columns) for m in models}
+
+    def alone(*asked: Any) -> np.ndarray:
+        with threadpool_limits(1):  # OpenMP asks each thread by itself
+            return _predict(*asked)
+
     with threadpool_limits(1), Parallel(torch.get_num_threads(), prefer="threads") as at_once:
         for fold in steps(folds):
             view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
             tasks = [(model, names) for names in _alike(view, targets) for model in models]
             asked = ((m, view, targets[names].to_numpy(float), np.array(names) == LABEL) for m, names in tasks)
-            found: Any = at_once(delayed(_predict)(*a) for a in asked)
+            found: Any = at_once(delayed(alone)(*a) for a in asked)
             for (model, names), said in zip(tasks, found, strict=True):
                 tables[model].loc[fold.test, names] = said[fold.test]
     return tables
