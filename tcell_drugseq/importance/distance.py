@@ -43,19 +43,29 @@ def _pull(
     return np.concatenate(parts)
 
 # %% ../../nbs/05_importance/04_distance.ipynb #71650f31
+_AT_ONCE = 1_000  # genes whose shifts are computed at a time
+
+
 def _shifts(
-    view: FoldModel, at: np.ndarray, obs: pd.DataFrame, cfg: HitConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the wells `at`: shift of the latent (n, Z) and of expression (n, G), and the spread of DMSO wells (n,)."""
+    view: FoldModel, at: np.ndarray, obs: pd.DataFrame, chosen: np.ndarray, cfg: HitConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of chosen wells with a shift: number, shift of latent (n, Z) and expression (n, G), spread of DMSO (n, 1)."""
     with torch.no_grad():
         z = view.model(torch.tensor(view.x[at], dtype=torch.float32).to(view.model.mean.device), "latent").z
-    x, centres = view.x[at].astype(float), find_centres(obs, cfg.centre_controls)
+    centres = find_centres(obs, cfg.centre_controls)
     z, one = level_plates(z.cpu().double().numpy(), obs, centres)
-    if one is not centres:
-        x = x - pd.DataFrame(x).groupby(obs[smallest_unit(obs)].astype(str).to_numpy()).transform("mean").to_numpy()
-    latent, genes = shift_wells(z, obs, one), shift_wells(x, obs, one)
-    root = np.sqrt(latent.noise)[:, None]
-    return latent.vectors * root, genes.vectors * root, latent.spread
+    latent = shift_wells(z, obs, one)
+    root, spread = np.sqrt(latent.noise)[:, None], latent.spread[:, None]
+    mine = chosen & np.isfinite(latent.vectors * root / spread).all(axis=1)
+
+    def moved(genes: slice) -> np.ndarray:
+        x = view.x[at, genes].astype(float)
+        if one is not centres:
+            x = x - pd.DataFrame(x).groupby(obs[smallest_unit(obs)].astype(str).to_numpy()).transform("mean").to_numpy()
+        return (shift_wells(x, obs, one).vectors * root)[mine]
+
+    genes = [moved(slice(first, first + _AT_ONCE)) for first in range(0, view.x.shape[1], _AT_ONCE)]
+    return at[mine], (latent.vectors * root)[mine], np.hstack(genes), spread[mine]
 
 
 def _sums(values: np.ndarray, code: np.ndarray) -> np.ndarray:
@@ -71,9 +81,7 @@ def _fold_parts(
     """Of the compounds of one fold: share of each gene in the distance and sum of its changes, compounds x genes."""
     obs = blocks(cast(pd.DataFrame, screen.obs))
     at = np.flatnonzero(~view.fold.seen & (obs["is_control"].to_numpy(bool) | asked & view.fold.test))
-    latent, genes, spread = _shifts(view, at, obs.iloc[at], cfg)
-    mine = chosen[at] & np.isfinite(latent / spread[:, None]).all(axis=1)
-    latent, genes, spread, at = latent[mine], genes[mine], spread[mine, None], at[mine]
+    at, latent, genes, spread = _shifts(view, at, obs.iloc[at], chosen[at], cfg)
     code, names = pd.factorize(obs["compound"].astype(str).to_numpy()[at])
     total = _sums(latent / spread, code)
     square = (total**2).sum(axis=1, keepdims=True)
