@@ -377,12 +377,14 @@ def _settle_doses(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     file, where = d.place("dose")
     blank = np.isnan(doses) & np.isin(names, cfg.control)
     if blank.any():
-        log.info("%s: %s: %d control wells without a dose: 0", file, where, blank.sum())
+        log.info("%s: %d control wells without a dose: 0", ": ".join(filter(None, (file, where))), blank.sum())
     d.columns["dose"] = np.where(blank, 0.0, doses)
     if gaps := int(np.isnan(d.columns["dose"]).sum()):
         del d.columns["dose"]
+        if any(name == file for name, *_ in problems):
+            return  # a dose that can't be read is a problem already, and no gap
         if cfg.dose == DataConfig().dose:
-            return log.warning("%s: %s: %d wells without a value: left out", file, where, gaps)
+            return log.warning("%s: %d wells without a value: left out", ": ".join(filter(None, (file, where))), gaps)
         problems.add(file, where, f"{gaps} wells without a value", "a value for every well with a compound")
 
 # %% ../../nbs/01_data/04_reading.ipynb #3bd5fa13

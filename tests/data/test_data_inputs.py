@@ -576,8 +576,9 @@ def test_counts_and_doses_travel_in_a_bundle(counted: Path, tmp_path: Path):
         (cell("dose.csv", 4, 0, ""), ["dose.csv", "data row 4", "0 fields"]),
     ],
 )
-def test_counts_and_doses_are_checked(counted: Path, change: Callable, words: list[str]):
+def test_counts_and_doses_are_checked(counted: Path, change: Callable, words: list[str], caplog):
     change(counted)
     with pytest.raises(InputError) as e:
         read_bundle(counted)
     assert all(word in str(e.value) for word in words), str(e.value)
+    assert "left out" not in caplog.text  # what is refused isn't a gap as well
