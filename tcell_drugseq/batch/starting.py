@@ -150,11 +150,11 @@ def guess_design(
         return {}
     names, guesses = wells["compound"].astype(str).tolist(), {}
     columns = {str(c): wells[c].tolist() for c in wells}
+    splits = dict(zip(splitting_columns(wells), said_of_splits(wells), strict=True))
     for setting in ("strata", "vehicle"):
-        splits = [name for name in splitting_columns(wells) if setting_of(name) == setting]
-        said = [line for line in said_of_splits(wells) if line.endswith(setting)]
-        if splits and not getattr(cfg, setting):
-            guesses[setting] = tuple(splits[: 1 if setting == "vehicle" else None]), "; ".join(said)
+        said = {name: line for name, line in splits.items() if setting_of(name) == setting}
+        if said and not getattr(cfg, setting):
+            guesses[setting] = tuple(said)[: 1 if setting == "vehicle" else None], "; ".join(said.values())
     if (of_kind := types_by_values(columns)) and not cfg.sample_type:
         guesses["sample_type"] = (of_kind[0],), f"column {of_kind[0]!r} calls the controls so"
     types = find_types(columns, cfg.sample_type or "".join(of_kind[:1]), "", Problems())

@@ -375,16 +375,17 @@ def _settle_doses(d: Draft, cfg: DataConfig, problems: Problems) -> None:
     if doses is None or names is None or len(doses) != len(names):
         return
     file, where = d.place("dose")
+    place = ": ".join(filter(None, (file, where)))
     blank = np.isnan(doses) & np.isin(names, cfg.control)
     if blank.any():
-        log.info("%s: %d control wells without a dose: 0", ": ".join(filter(None, (file, where))), blank.sum())
+        log.info("%s: %d control wells without a dose: 0", place, blank.sum())
     d.columns["dose"] = np.where(blank, 0.0, doses)
     if gaps := int(np.isnan(d.columns["dose"]).sum()):
         del d.columns["dose"]
         if any(name == file for name, *_ in problems):
             return  # a dose that can't be read is a problem already, and no gap
         if cfg.dose == DataConfig().dose:
-            return log.warning("%s: %d wells without a value: left out", ": ".join(filter(None, (file, where))), gaps)
+            return log.warning("%s: %d wells without a value: left out", place, gaps)
         problems.add(file, where, f"{gaps} wells without a value", "a value for every well with a compound")
 
 # %% ../../nbs/01_data/04_reading.ipynb #3bd5fa13

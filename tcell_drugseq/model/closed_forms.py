@@ -305,13 +305,12 @@ def _fit_member(
     held_at = [held @ one for one in axes]
     own_at = held_at if member.whole else _project(rows, member.own, axes)
     linear = _linear(member, around, mean, rows, model.tasks.label)
-    *asked_at, asked = _project(rows, member.asked, [*axes, torch.cat([w.flatten(1).float() for w, _ in linear], 1)])
-    fitted, first = {}, 0
-    for name, (weights_of_genes, bias) in zip(("ridge", "logistic"), linear, strict=False):
-        said = asked[:, first : first + bias.numel()].double().unflatten(1, bias.shape).transpose(0, 1) + bias[:, None]
-        first += bias.numel()
-        fitted[name] = [_Fitted(weights_of_genes.transpose(0, 1), bias, said.sigmoid() if name == "logistic" else said)]
-    for one, *at in zip(read, held_at, own_at, asked_at, strict=True):
+    asked_at = _project(rows, member.asked, [*axes, *(w.flatten(1).float() for w, _ in linear)])
+    fitted = {}
+    for name, (of_genes, bias), asked in zip(("ridge", "logistic"), linear, asked_at[len(axes) :], strict=False):
+        said = asked.double().unflatten(1, bias.shape).transpose(0, 1) + bias[:, None]
+        fitted[name] = [_Fitted(of_genes.transpose(0, 1), bias, said.sigmoid() if name == "logistic" else said)]
+    for one, *at in zip(read, held_at, own_at, asked_at[: len(axes)], strict=True):
         for name, found in _kernels(member, one, dict(zip(("held", "own", "asked"), at, strict=True))).items():
             fitted.setdefault(name, []).append(found)
     return fitted

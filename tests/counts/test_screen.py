@@ -469,12 +469,17 @@ BAD |= DESIGNS
 WHOLE = ("normalised", "no counts", "too few genes of the signature")  # in a process of their own, imports and all
 
 
+def refused(case, sent, here):
+    """What is asked of a folder with this fault, what has to be said of it, and the folder as it was."""
+    make, asked, parts = BAD[case]
+    make(sent.write(here), sent)
+    return asked, parts, tree(here)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(case, fork, sent, tmp_path):
-    make, asked, parts = BAD[case]
-    here = sent.write(tmp_path / "here")
-    make(here, sent)
-    before = tree(here)
+    here = tmp_path / "here"
+    asked, parts, before = refused(case, sent, here)
     done = (call if case in WHOLE else fork)("screen", *asked.split(), cwd=here)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.endswith("\n") and done.stderr.count("\n") == 1
@@ -484,10 +489,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, fork, sent, tmp_path):
 
 @pytest.mark.parametrize("case", DESIGNS)
 def test_validate_refuses_the_same_designs(case, fork, sent, tmp_path):
-    make, asked, parts = DESIGNS[case]
-    here = sent.write(tmp_path / "here")
-    make(here, sent)
-    before = tree(here)
+    here = tmp_path / "here"
+    asked, parts, before = refused(case, sent, here)
     done = fork("validate", *asked.replace(" out", "", 1).split(), cwd=here)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert [part for part in parts if part not in done.stderr] == [], done.stderr
