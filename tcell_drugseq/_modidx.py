@@ -601,6 +601,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tcell_drugseq/base/tables.py'),
                                            'tcell_drugseq.base.tables.write_numbers': ( '00_base/tables.html#write_numbers',
                                                                                         'tcell_drugseq/base/tables.py')},
+            'tcell_drugseq.base.threads': { 'tcell_drugseq.base.threads.side_by_side': ( '00_base/threads.html#side_by_side',
+                                                                                         'tcell_drugseq/base/threads.py')},
             'tcell_drugseq.batch.comparison': { 'tcell_drugseq.batch.comparison.Ensemble': ( '11_batch/comparison.html#ensemble',
                                                                                              'tcell_drugseq/batch/comparison.py'),
                                                 'tcell_drugseq.batch.comparison._as_text': ( '11_batch/comparison.html#_as_text',

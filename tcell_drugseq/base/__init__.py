@@ -180,6 +180,7 @@ if TYPE_CHECKING:
         write_csv as write_csv,
         write_numbers as write_numbers,
     )
+    from tcell_drugseq.base.threads import side_by_side as side_by_side
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -199,6 +200,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "kept",
         "launch",
         "roles",
+        "threads",
     ],
     submod_attrs={
         "defaults": [
@@ -345,5 +347,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "write_csv",
             "write_numbers",
         ],
+        "threads": ["side_by_side"],
     },
 )

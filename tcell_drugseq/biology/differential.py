@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..base.threads import side_by_side
 from ..data.design import blocks
 from ..data.matrix import q_values, rank_r, to_dense
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'T', 'differential_expression', 'changed_by_chance', 'beside_model']
+__all__ = ['log', 'differential_expression', 'changed_by_chance', 'beside_model']
 
 # %% ../../nbs/09_biology/02_differential.ipynb #6427c39f
 def _counts(screen: AnnData) -> np.ndarray:
@@ -113,22 +114,16 @@ class _Design:
         return 1 / level + ((mean @ np.linalg.inv(rest)) * mean).sum(axis=2)
 
 # %% ../../nbs/09_biology/02_differential.ipynb #0fcd70a3
-T = TypeVar("T")
+_Found = TypeVar("_Found")
 _AT_ONCE = 400_000  # counts of a block of genes
 _RIDGE = 1e-6  # PyDESeq2's
 _MOST, _STEPS = 30, 250  # a larger coefficient, or more steps: the gene is left to PyDESeq2
 
 
-def _in_blocks(work: Callable[[slice], T], n_genes: int, n_wells: int) -> list[T]:
-    """What is found of each block of genes, as many at once as PyTorch has threads."""
-    import torch
-    from joblib import Parallel, delayed
-    from threadpoolctl import threadpool_limits
-
+def _in_blocks(work: Callable[[slice], _Found], n_genes: int, n_wells: int) -> list[_Found]:
+    """What is found of each block of genes."""
     size = max(1, _AT_ONCE // n_wells)
-    blocks = (slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size))
-    with threadpool_limits(1), Parallel(torch.get_num_threads(), prefer="threads") as at_once:
-        return cast(list[T], list(at_once(delayed(work)(block) for block in blocks)))
+    return side_by_side(work, [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)])
 
 
 def _regress(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..base.progress import steps
+from ..base.threads import side_by_side
 from ..data.matrix import LABEL, NO_DEPTH, gene_moments, sample_wells, target_values, well_depth
 from ..data.wells import row_numbers
 from ..training.folds import Fold, well_groups
@@ -401,25 +402,14 @@ def fit_baselines(
     groups: np.ndarray | None = None,  # (N,) what inner parts keep together; default: compounds, controls one by one
 ) -> dict[str, pd.DataFrame]:  # model -> (N,) predictions named as in `prediction_table`, NaN for wells not predicted
     """Fit every baseline on the training side of every fold and predict the fold's test wells."""
-    import torch
-    from joblib import Parallel, delayed
-    from threadpoolctl import threadpool_limits
-
     groups = well_groups(screen, "compound") if groups is None else groups
     targets = pd.DataFrame(target_values(screen), index=screen.obs_names)
     models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
     tables = {m: pd.DataFrame(np.nan, index=targets.index, columns=targets.columns) for m in models}
-
-    def alone(*asked: Any) -> np.ndarray:
-        with threadpool_limits(1):  # OpenMP asks each thread by itself
-            return _predict(*asked)
-
-    with threadpool_limits(1), Parallel(torch.get_num_threads(), prefer="threads") as at_once:
-        for fold in steps(folds):
-            view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
-            tasks = [(model, names) for names in _alike(view, targets) for model in models]
-            asked = ((m, view, targets[names].to_numpy(float), np.array(names) == LABEL) for m, names in tasks)
-            found: Any = at_once(delayed(alone)(*a) for a in asked)
-            for (model, names), said in zip(tasks, found, strict=True):
-                tables[model].loc[fold.test, names] = said[fold.test]
+    for fold in steps(folds):
+        view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
+        tasks = [(model, names) for names in _alike(view, targets) for model in models]
+        asked = [(m, view, targets[names].to_numpy(float), np.array(names) == LABEL) for m, names in tasks]
+        for (model, names), said in zip(tasks, side_by_side(lambda a: _predict(*a), asked), strict=True):
+            tables[model].loc[fold.test, names] = said[fold.test]
     return tables

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from ..base.defaults import RunConfig, TrainConfig
 from ..base.launch import find_launch
 from ..base.progress import note_progress
+from ..base.threads import side_by_side
 from ..model.checkpoint import prediction_table
 from ..model.encoders import Draws
 from ..model.kernels import ANSWERS
@@ -207,20 +208,9 @@ def ask_together(
     views: Sequence[FoldModel],
 ) -> list[T]:
     """What is asked of the model of each fold, as many folds at once as PyTorch has threads."""
-    n_threads = torch.get_num_threads()
-    at_once = min(len(views), n_threads)
-    if at_once < 2 or any(v.model.mean.is_cuda for v in views):
+    if any(v.model.mean.is_cuda for v in views):
         return [ask(v) for v in views]
-
-    def alone(view: FoldModel) -> T:
-        torch.set_num_threads(n_threads // at_once)
-        return ask(view)
-
-    try:
-        with threadpool_limits(n_threads // at_once, "blas"), ThreadPoolExecutor(at_once) as pool:
-            return list(pool.map(alone, views))
-    finally:
-        torch.set_num_threads(n_threads)
+    return side_by_side(ask, views)
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #66720ca8
 def out_of_fold(
