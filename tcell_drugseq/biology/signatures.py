@@ -15,6 +15,7 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from .enrichment import compound_signatures, well_signatures
+from ..data.matrix import sum_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,9 +39,7 @@ def gene_replication(
     x = wells.to_numpy()[treated]
     if len(n) < 2 or len(x) == len(n):
         return pd.Series(np.nan, wells.columns, name="icc")
-    means = np.zeros((len(n), x.shape[1]))
-    np.add.at(means, code, x)
-    means /= n[:, None]
+    means = sum_rows(x, code) / n[:, None]
     between = (n[:, None] * (means - x.mean(axis=0)) ** 2).sum(axis=0) / (len(n) - 1)
     within = ((x - means[code]) ** 2).sum(axis=0) / (len(x) - len(n))
     usual = (len(x) - (n**2).sum() / len(x)) / (len(n) - 1)

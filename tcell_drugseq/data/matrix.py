@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'compact', 'row_blocks',
            'find_values', 'gene_range', 'gene_moments', 'standardise', 'are_counts', 'settle', 'varies', 'rank_r',
-           'q_values', 'sample_wells', 'genes_detected', 'well_depth']
+           'q_values', 'sample_wells', 'sum_rows', 'genes_detected', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -201,6 +201,16 @@ def sample_wells(
     """At most so many of these wells, at random."""
     at = np.flatnonzero(wells)
     return at if len(at) <= most else np.sort(rng.choice(at, most, replace=False))
+
+# %% ../../nbs/01_data/02_matrix.ipynb #4cf5fc34
+def sum_rows(
+    values: np.ndarray,  # (N, K)
+    code: np.ndarray,  # (N,) number of the group of each row, from 0
+) -> np.ndarray:  # (groups, K) double precision
+    """Sums of the rows of each group."""
+    total = np.zeros((code.max(initial=-1) + 1, values.shape[1]))
+    np.add.at(total, code, values)
+    return total
 
 # %% ../../nbs/01_data/02_matrix.ipynb #33e57c7c
 NO_DEPTH = "not known (neither counts nor zeros are)"

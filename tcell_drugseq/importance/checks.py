@@ -17,7 +17,7 @@ import torch
 
 from ..base.findings import judge
 from ..base.settings import InputError
-from ..data.matrix import LABEL, rank_r, sample_wells, settle, target_values, varies
+from ..data.matrix import LABEL, rank_r, sample_wells, settle, sum_rows, target_values, varies
 from tcell_drugseq.importance.attribution import (
     ask_target,
     dmso_baseline,
@@ -385,9 +385,7 @@ def _fold_effects(view: FoldModel, screen: AnnData, names: np.ndarray, target: s
     mine = asked[at]
     compound = np.searchsorted(names, screen.obs["compound"].astype(str).to_numpy()[at][mine])
     there, code = np.unique(compound, return_inverse=True)
-    moved, changed = (np.zeros((len(there), screen.n_vars)) for _ in range(2))
-    np.add.at(moved, code, (effects - mean)[mine])
-    np.add.at(changed, code, (view.x[at] - level)[mine])
+    moved, changed = (sum_rows(values[mine], code) for values in (effects - mean, view.x[at] - level))
     return _FoldEffects(there, moved, changed, np.bincount(code), np.bincount(code, own[mine]), variance)
 
 # %% ../../nbs/05_importance/02_checks.ipynb #53f14036

@@ -13,6 +13,7 @@ import torch
 
 from ..base.defaults import HitConfig
 from ..data.design import blocks
+from ..data.matrix import sum_rows
 from .attribution import held_weights
 from ..latent.shifts import find_centres, level_plates, shift_wells, smallest_unit
 from ..model.network import MultiTaskModel
@@ -68,13 +69,6 @@ def _shifts(
     return at[mine], (latent.vectors * root)[mine], np.hstack(genes), spread[mine]
 
 
-def _sums(values: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Sums of rows (n, K) with one code."""
-    total = np.zeros((code.max(initial=-1) + 1, values.shape[1]))
-    np.add.at(total, code, values)
-    return total
-
-
 def _fold_parts(
     view: FoldModel, screen: AnnData, asked: np.ndarray, chosen: np.ndarray, cfg: HitConfig
 ) -> tuple[pd.DataFrame, ...]:
@@ -83,11 +77,11 @@ def _fold_parts(
     at = np.flatnonzero(~view.fold.seen & (obs["is_control"].to_numpy(bool) | asked & view.fold.test))
     at, latent, genes, spread = _shifts(view, at, obs.iloc[at], chosen[at], cfg)
     code, names = pd.factorize(obs["compound"].astype(str).to_numpy()[at])
-    total = _sums(latent / spread, code)
+    total = sum_rows(latent / spread, code)
     square = (total**2).sum(axis=1, keepdims=True)
     ahead = np.divide(total, square, out=np.zeros_like(total), where=square > 0)
     shares = _pull(view.model, view.x[at], ahead[code]) * genes / spread
-    return tuple(pd.DataFrame(_sums(v, code), names, screen.var_names) for v in (shares, genes))
+    return tuple(pd.DataFrame(sum_rows(v, code), names, screen.var_names) for v in (shares, genes))
 
 # %% ../../nbs/05_importance/04_distance.ipynb #e5a62de1
 COLUMNS = ("compound", "gene", "share", "change", "explained")
