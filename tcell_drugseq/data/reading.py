@@ -615,10 +615,8 @@ def _understood(d: Draft, cfg: DataConfig) -> list[str]:
 # %% ../../nbs/01_data/04_reading.ipynb #b6573cd3
 def find_problems(
     cfg: DataConfig,  # `data_dir` is a folder with the CSV bundle or an .h5ad file
-) -> (
-    pd.DataFrame
-):  # file, where, found, expected; empty if it can be used; attrs: understood, lines; wells, their columns
-    """Every problem that prevents `read_screen` from reading the screen, one row each."""
+) -> pd.DataFrame:  # file, where, found, expected; attrs: understood (lines) and wells (their columns)
+    """Every problem that prevents `read_screen` from reading the screen, one row each; empty if it can be used."""
     problems, path, said, wells = Problems(), Path(cfg.data_dir), [], {}
     if take_apart := _format(path, problems):
         draft = _scan(path, cfg, True, take_apart, problems)

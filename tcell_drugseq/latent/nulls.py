@@ -117,7 +117,7 @@ class _SetsOfWells:
     """Sets of wells (S, r), and on each plate of the pattern the different parts of a set."""
 
     def __init__(self, sets: np.ndarray, pattern: list[int]):
-        self.sets, self.pattern, self.shape = sets, pattern, sets.shape
+        self.sets, self.pattern = sets, pattern
 
     @cached_property
     def parts(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -127,7 +127,7 @@ class _SetsOfWells:
         return [(c, rows, back.ravel()) for c, (rows, back) in zip(self.pattern, found, strict=True)]
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return len(self.sets)
 
 
 def _lengths(
@@ -151,7 +151,7 @@ def _lengths(
         variance += c if level else (c + c**2 / m)[back]
         inside += drawn[:, back]
     if level:
-        left = z.shape[1] - sets.shape[1]
+        left = z.shape[1] - sets.sets.shape[1]
         total -= weight[..., None] * (z.sum(axis=1)[:, None] - inside) / left
         typical = (square_sums - (sums**2).sum(axis=2) / n).sum(axis=1) / (n - 1).sum()
         variance += weight**2 * typical[:, None] / left
@@ -317,7 +317,7 @@ def _set_lengths(
     """`_lengths`, in the quicker of two ways."""
     if z.shape[2] < _WIDE:
         return _lengths(z, plate, sets, spread, level)
-    alike = np.ones((1, sets.shape[1]))
+    alike = np.ones((1, sets.sets.shape[1]))
     tables = (inner_products(one, plate) for one in z)
     found = [weighted_lengths(t, plate, sets.sets, sets.pattern, alike, spread, level) for t in tables]
     t, variance = (np.concatenate(parts) for parts in zip(*found, strict=True))

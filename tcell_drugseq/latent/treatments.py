@@ -107,10 +107,8 @@ def search_p_values(
     obs: pd.DataFrame,  # (N,) compound, is_control, treatment, plate; dose, stratum and batch where known
     cfg: HitConfig = HitConfig(),  # centre_controls, hit_draws, hit_seed
     noise: float = 1.0,  # variance of a treated well in units of that of a control well
-) -> (
-    pd.DataFrame
-):  # by compound of several treatments: t of the trends, p, p_best, p_trend, smallest_p; NaN: not judged
-    """Permutation p of compounds over all their treatments, the search paid for."""
+) -> pd.DataFrame:  # by compound of several treatments: t of the trends, p, p_best, p_trend, smallest_p
+    """Permutation p of compounds over all their treatments, the search paid for; NaN where a centre is not fair."""
     centred = centred_wells(z, obs, cfg)
     z, obs, plate, controls = centred.z, centred.obs, centred.plate, centred.controls
     treatment, rank = treatment_of(obs).to_numpy(), dose_ranks(obs)
