@@ -19,7 +19,16 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..counts.gene_sets import GeneSet
-from ..data.matrix import q_values, to_dense
+from tcell_drugseq.data.matrix import (
+    gene_blocks,
+    gene_moments,
+    gene_range,
+    q_values,
+    row_blocks,
+    sample_wells,
+    sum_rows,
+    to_dense,
+)
 from ..latent.nulls import compound_p_values
 from ..latent.shifts import find_centres, shift_wells
 
@@ -153,8 +162,8 @@ def enrich(
     )
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #f2fe98d0
-def _signatures(screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Shift of each well that has a centre, and its expression as it is; wells x genes, both in units of a gene."""
+def _signatures(screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig) -> tuple[pd.DataFrame, np.ndarray]:
+    """Shift of each well that has a centre, wells x genes in units of each gene; and these units (G,)."""
     obs = cast(pd.DataFrame, screen.obs)
     name = obs["compound"].astype(str)
     control = obs["is_control"].to_numpy(bool)
@@ -164,17 +173,20 @@ def _signatures(screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig
             f"signatures: found no treated well of {quote_some(missing)}, expected compounds of this screen"
         )
     kept = control | name.isin(treated if compounds is None else set(compounds)).to_numpy()
-    obs, x = obs[kept], to_dense(screen[kept].X)
-    shifts = shift_wells(x, obs, find_centres(obs, cfg.centre_controls)).vectors
-    known = np.isfinite(shifts).all(axis=1)
-    controls = shifts[known & obs["is_control"].to_numpy(bool)]
-    if len(controls) < 2:
+    at, obs = np.flatnonzero(kept), obs[kept]
+    centres = find_centres(obs, cfg.centre_controls)
+    known = np.isfinite(shift_wells(np.zeros((len(obs), 1)), obs, centres).vectors[:, 0])
+    inside = obs["is_control"].to_numpy(bool)[known]
+    if inside.sum() < 2:
         raise InputError(f"signatures: found {control.sum()} control wells to compare with, expected two or more")
-    sd = np.sqrt((controls**2).mean(axis=0))
+    x: Any = screen.X
+    shifts, sd = np.empty((known.sum(), screen.n_vars), np.float32), np.empty(screen.n_vars)
+    for genes in gene_blocks(screen.n_vars, len(at)):
+        some = shift_wells(to_dense(x[at, genes]), obs, centres).vectors[known]
+        shifts[:, genes], sd[genes] = some, np.sqrt((some[inside] ** 2).mean(axis=0))
     unit = sd + np.median(sd)
-    shifted, there = (np.divide(v, unit, out=np.zeros_like(v), where=unit > 0) for v in (shifts[known], x))
-    genes = screen.var_names
-    return pd.DataFrame(shifted, obs.index[known], genes), pd.DataFrame(there, obs.index, genes)
+    shifts /= np.where(unit > 0, unit, np.inf).astype(np.float32)
+    return pd.DataFrame(shifts, obs.index[known], screen.var_names), unit
 
 
 def well_signatures(
@@ -194,8 +206,12 @@ def compound_signatures(
     """Signature of each compound: mean of `well_signatures` over its wells."""
     wells = well_signatures(screen, compounds, cfg)
     obs = cast(pd.DataFrame, screen.obs).loc[wells.index]
-    treated = ~obs["is_control"].to_numpy(bool)
-    return wells[treated].groupby(obs["compound"].astype(str)[treated].to_numpy()).mean().rename_axis("compound")
+    at = np.flatnonzero(~obs["is_control"].to_numpy(bool))
+    names, code, n = np.unique(obs["compound"].astype(str).iloc[at], return_inverse=True, return_counts=True)
+    values, means = wells.to_numpy(), np.empty((len(names), wells.shape[1]))
+    for genes in gene_blocks(wells.shape[1], len(at)):
+        means[:, genes] = sum_rows(values[at, genes], code) / n[:, None]
+    return pd.DataFrame(means, pd.Index(names, dtype=object, name="compound"), wells.columns)
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #55e0c876
 def _set_scores(wells: pd.DataFrame, sets: Mapping[str, Sequence[str] | GeneSet]) -> pd.DataFrame:
@@ -247,8 +263,9 @@ def enrich_hits(
     compounds = list(_called(results) if compounds is None else dict.fromkeys(compounds))
     if not compounds:
         return pd.DataFrame(columns=list(_HIT_COLUMNS))
-    shifts, wells = _signatures(results, compounds, cfg)
-    obs, scores = cast(pd.DataFrame, results.obs).loc[wells.index], _set_scores(shifts, sets)
+    shifts, unit = _signatures(results, compounds, cfg)
+    obs, scores = cast(pd.DataFrame, results.obs), _set_scores(shifts, sets)
+    obs = obs[obs["is_control"].to_numpy(bool) | obs["compound"].astype(str).isin(compounds).to_numpy()]
     name = obs["compound"].astype(str)[shifts.index].to_numpy()
     own = {c: ~obs["is_control"].loc[shifts.index].to_numpy(bool) & (name == c) for c in compounds}
     parts = [enrich(shifts[at].mean(), sets, **kwargs).assign(compound=c) for c, at in own.items()]
@@ -257,7 +274,12 @@ def enrich_hits(
     table["shift"] = [moved[c][name] for c, name in zip(table["compound"], table["set"], strict=True)]
     tested = table.loc[table["p_genes"].notna(), "set"].unique()
     if len(tested):
-        of_wells = _over_wells(_set_scores(wells, sets)[list(tested)], obs, compounds, cfg)
+        at, unit = results.obs_names.get_indexer(obs.index), np.where(unit > 0, unit, np.inf)
+        there = [
+            _set_scores(pd.DataFrame(part / unit, obs.index[rows], results.var_names), sets)[list(tested)]
+            for rows, part in row_blocks(results.X, rows=at)
+        ]
+        of_wells = _over_wells(pd.concat(there), obs, compounds, cfg)
         table = table.merge(of_wells, how="left", on=["compound", "set"])
         table.loc[table["p_genes"].isna(), ["p", "smallest_p"]] = np.nan
     table = table.reindex(columns=list(_HIT_COLUMNS))
@@ -277,24 +299,31 @@ def read_effects(
     return effect[known] if known.any() else effect * 0.0 if effect.notna().all() else effect.where(known, 0.0)
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #b0800ba1
+_WELLS = 2_000  # of more, so many are drawn to tell how many genes stand for themselves
+
+
 def _over_correlated_genes(
     effect: np.ndarray,  # (G,) signed
-    x: np.ndarray,  # (N, G) expression
+    x: Any,  # (N, G) expression, as of `row_blocks`
     inside: np.ndarray,  # (S, G) bool: genes of each set, some but not all
 ) -> pd.DataFrame:  # effect (mean of the set minus mean of the others, in SD of a gene's effect), inflation, p
     """CAMERA's test with the correlation of the genes over the wells."""
     from scipy.stats import t as student
 
-    z = x - x.mean(axis=0)
-    z = z / np.where(varying := z.std(axis=0) > 0, z.std(axis=0), 1)
-    n, size, total = len(z), inside.sum(axis=1), int(varying.sum())
-    if not total:  # no gene varies
+    (mean, sd), size = gene_moments(x), inside.sum(axis=1)
+    varying = np.greater(*gene_range(x)[::-1])
+    if not (total := int(varying.sum())):  # no gene varies
         return pd.DataFrame(np.nan, range(len(inside)), ["effect", "inflation", "p"])
     weight = np.where(inside, 1 / size[:, None], -1 / (inside.shape[1] - size)[:, None])
-    shared = (z.mean(axis=1) ** 2).mean()  # mean entry of R
-    freedom = total**2 / (((z @ z.T) / n) ** 2).sum()
+    scale = np.where(varying, sd, np.inf)
+    drawn = sample_wells(np.ones(x.shape[0], bool), _WELLS, np.random.default_rng(0))
+    z = np.concatenate([(part - mean) / scale for _, part in row_blocks(x, rows=drawn)])
+    freedom = total**2 / (((z @ z.T) / len(z)) ** 2).sum()
+    scaled = ((part - mean) / scale for _, part in row_blocks(x))
+    level, along = zip(*((part.mean(axis=1), part @ weight.T) for part in scaled), strict=True)
+    shared = (np.concatenate(level) ** 2).mean()  # mean entry of R
     sd = np.sqrt(effect.var() / max(1 - shared, 1 / total))
-    variance = ((z @ weight.T) ** 2).mean(axis=0)
+    variance = (np.concatenate(along) ** 2).mean(axis=0)
     apart = weight @ effect / sd
     p = 2 * student.sf(np.abs(apart) / np.sqrt(variance), freedom)
     return pd.DataFrame({"effect": apart, "inflation": variance / (weight**2).sum(axis=1), "p": p})
@@ -321,7 +350,7 @@ def enrich_importance(
         table["note"] = table["note"].str.replace("genes measured", "genes read by the models")
     tested = table["p_genes"].notna().to_numpy()
     if by == "effect_per_sd" and tested.any():
-        known, x = _genes_of(sets), to_dense(results[:, read.index].X)
+        known, x = _genes_of(sets), results.X if len(read) == results.n_vars else results[:, read.index].X
         inside = np.array([read.index.isin(known[name]) for name in table["set"][tested]])
         found = _over_correlated_genes(read.to_numpy(), x, inside)
         table.loc[tested, list(found)] = found.to_numpy()

@@ -15,7 +15,7 @@ from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
 from .enrichment import compound_signatures, well_signatures
-from ..data.matrix import sum_rows
+from ..data.matrix import gene_blocks, sum_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,13 +36,15 @@ def gene_replication(
     treated = ~obs["is_control"].to_numpy(bool)
     names = obs["compound"].astype(str)[treated].to_numpy()
     code, n = np.unique(names, return_inverse=True, return_counts=True)[1:]
-    x = wells.to_numpy()[treated]
-    if len(n) < 2 or len(x) == len(n):
+    if len(n) < 2 or len(code) == len(n):
         return pd.Series(np.nan, wells.columns, name="icc")
-    means = sum_rows(x, code) / n[:, None]
-    between = (n[:, None] * (means - x.mean(axis=0)) ** 2).sum(axis=0) / (len(n) - 1)
-    within = ((x - means[code]) ** 2).sum(axis=0) / (len(x) - len(n))
-    usual = (len(x) - (n**2).sum() / len(x)) / (len(n) - 1)
+    between, within, values = np.empty(wells.shape[1]), np.empty(wells.shape[1]), wells.to_numpy()
+    for genes in gene_blocks(wells.shape[1], len(code)):
+        x = values[treated, genes].astype(float)
+        means = sum_rows(x, code) / n[:, None]
+        between[genes] = (n[:, None] * (means - x.mean(axis=0)) ** 2).sum(axis=0) / (len(n) - 1)
+        within[genes] = ((x - means[code]) ** 2).sum(axis=0) / (len(x) - len(n))
+    usual = (len(code) - (n**2).sum() / len(code)) / (len(n) - 1)
     total = between + (usual - 1) * within
     found = np.divide(between - within, total, out=np.zeros_like(total), where=total > 0)
     return pd.Series(found, wells.columns, name="icc")

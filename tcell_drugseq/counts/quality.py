@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import pandas as pd
 from ..base.defaults import ScreenConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..data.matrix import gene_range, row_blocks, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,9 +34,15 @@ def raw_counts(
     screen: AnnData,  # counts in layers["counts"] or, before normalisation, in X
 ) -> csr_matrix:  # (N, G)
     """The raw counts of a screen, wherever they are."""
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_matrix, issparse, vstack
 
-    return csr_matrix(screen.layers["counts"] if "counts" in screen.layers else screen.X)
+    found: Any = _as_kept(screen)
+    return csr_matrix(found if issparse(found) else vstack([csr_matrix(part) for _, part in row_blocks(found)]))
+
+
+def _as_kept(screen: AnnData) -> Any:
+    """The raw counts of a screen, sparse or not."""
+    return screen.layers["counts"] if "counts" in screen.layers else screen.X
 
 # %% ../../nbs/06_counts/11_quality.ipynb #0a655f32
 MEASURES = {
@@ -58,11 +65,13 @@ def measure_wells(
     kinds = {"mito": symbols.str.startswith("MT-"), "ribo": symbols.str.match("RP[LS](?!6K)")}  # RPS6KA1 is a kinase
     top = min(50, counts.n_vars)
     genes = pd.DataFrame(kinds, index=counts.var_names)
-    wells = AnnData(raw_counts(counts), obs=pd.DataFrame(index=counts.obs_names), var=genes)
-    found, _ = cast(
-        tuple[pd.DataFrame, pd.DataFrame],
-        sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False),
-    )
+
+    def measured(at: slice, part: np.ndarray) -> pd.DataFrame:
+        wells = AnnData(part, pd.DataFrame(index=counts.obs_names[at]), genes)
+        found = sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False)
+        return cast(tuple[pd.DataFrame, pd.DataFrame], found)[0]
+
+    found = pd.concat([measured(at, part) for at, part in row_blocks(_as_kept(counts))])
     qc = pd.DataFrame({"umis": found["total_counts"], "detected": found["n_genes_by_counts"]}).astype(int)
     for kind, mask in kinds.items():
         qc[f"{kind}_share"] = found[f"pct_counts_{kind}"] / 100 if mask.any() else np.nan
@@ -204,10 +213,10 @@ def _rank_profiles(counts: AnnData) -> np.ndarray:  # (N, G') centred ranks of l
     """Log-normalised wells without their plate's control median, as ranks."""
     from scipy.stats import rankdata
 
-    y = raw_counts(counts)
-    total, by_gene = np.asarray(y.sum(axis=1)).ravel(), np.asarray(y.sum(axis=0)).ravel()
+    y: Any = _as_kept(counts)
+    total, by_gene = (np.asarray(y.sum(axis=axis, dtype=float)).ravel() for axis in (1, 0))
     most = np.sort(np.argsort(-by_gene, kind="stable")[:_COMPARED])
-    x = y[:, most[by_gene[most] > 0]].toarray().astype(np.float32)
+    x = to_dense(y[:, most[by_gene[most] > 0]], np.float32)
     x = np.log1p(x * (1e4 / np.maximum(total, 1))[:, None].astype(np.float32))
     plate, control = plate_of(cast(pd.DataFrame, counts.obs)), counts.obs["is_control"].to_numpy(bool)
     for name in np.unique(plate):
@@ -330,7 +339,7 @@ def _finding(check: str, value: float, warn: float, fail: float, meaning: str, h
 def _judge_wells(counts: AnnData, qc: pd.DataFrame, cfg: ScreenConfig) -> list[dict]:
     """Depth, genes, dropped wells, mitochondria."""
     umis, detected, mito = (qc[name].median() for name in ("umis", "detected", "mito_share"))
-    n, silent = counts.n_vars, int((raw_counts(counts).getnnz(axis=0) == 0).sum())
+    n, silent = counts.n_vars, int((gene_range(_as_kept(counts))[1] == 0).sum())
     dropped = len(broken_rules(qc, plate_of(cast(pd.DataFrame, counts.obs)), cfg))
     dead = "no gene is named MT-: not measured" if np.isnan(mito) else f"the median well has {mito:.0%}"
     return [

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'compact', 'row_blocks',
-           'find_values', 'gene_range', 'gene_moments', 'standardise', 'are_counts', 'settle', 'varies', 'rank_r',
-           'q_values', 'sample_wells', 'sum_rows', 'genes_detected', 'well_depth']
+__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'compact',
+           'share_matrices', 'row_blocks', 'find_values', 'gene_range', 'gene_moments', 'gene_blocks', 'standardise',
+           'are_counts', 'settle', 'varies', 'rank_r', 'q_values', 'sample_wells', 'sum_rows', 'genes_detected',
+           'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -71,6 +72,20 @@ def compact(
         return csr_matrix(x, dtype=np.float32)
     return np.ascontiguousarray(to_dense(x, np.float32))
 
+
+def share_matrices(
+    screen: AnnData,  # in memory
+) -> AnnData:
+    """A copy of a screen with tables of its own; X and layers, which are large, are the very ones."""
+    from copy import deepcopy
+
+    from anndata import AnnData
+
+    obs, var = (cast(pd.DataFrame, table).copy() for table in (screen.obs, screen.var))
+    arrays: Any = [{name: values.copy() for name, values in held.items()} for held in (screen.obsm, screen.varm)]
+    uns, layers = deepcopy(dict(screen.uns)), dict(screen.layers)
+    return AnnData(screen.X, obs, var, uns, *arrays, layers=layers)
+
 # %% ../../nbs/01_data/02_matrix.ipynb #9596555b
 _AT_ONCE = 1 << 22  # values: 32 MB in double precision
 _DIGITS = 1e-12  # a range or an SD below this share of the largest value is rounding
@@ -79,12 +94,13 @@ _DIGITS = 1e-12  # a range or an SD below this share of the largest value is rou
 def row_blocks(
     x: Any,  # (N, G), sparse, dense or on disk
     most: int = _AT_ONCE,  # values of a block; at least one row
-) -> Iterator[tuple[slice, np.ndarray]]:  # which rows, and their values
+    rows: np.ndarray | None = None,  # numbers of those that are wanted; default: all
+) -> Iterator[tuple[slice, np.ndarray]]:  # which of the wanted rows, and their values
     """Rows of a matrix in turn, dense."""
-    size = max(1, most // max(x.shape[1], 1))
-    for start in range(0, x.shape[0], size):
-        at = slice(start, min(start + size, x.shape[0]))
-        part = x[at]
+    size, n = max(1, most // max(x.shape[1], 1)), x.shape[0] if rows is None else len(rows)
+    for start in range(0, n, size):
+        at = slice(start, min(start + size, n))
+        part = x[at if rows is None else rows[at]]
         yield at, part.toarray() if hasattr(part, "toarray") else np.asarray(part)
 
 
@@ -107,14 +123,25 @@ def gene_range(
 
 def gene_moments(
     x: Any,  # (N, G), as of `row_blocks`
+    rows: np.ndarray | None = None,  # numbers of the wells that are meant; default: all
 ) -> tuple[np.ndarray, np.ndarray]:  # (G,) mean and SD of each gene, float64
     """Mean and SD of each gene over the wells."""
-    mean = np.sum([part.sum(axis=0, dtype=float) for _, part in row_blocks(x)], axis=0) / x.shape[0]
+    n = x.shape[0] if rows is None else len(rows)
+    mean = np.sum([part.sum(axis=0, dtype=float) for _, part in row_blocks(x, rows=rows)], axis=0) / n
     square = np.zeros(x.shape[1])
-    for _, part in row_blocks(x):
+    for _, part in row_blocks(x, rows=rows):
         away = part - mean
         square += np.einsum("ng,ng->g", away, away)
-    return mean, np.sqrt(square / x.shape[0])
+    return mean, np.sqrt(square / n)
+
+
+def gene_blocks(
+    n_genes: int,
+    n_wells: int,
+) -> list[slice]:
+    """Genes in turn, of which the wells' values fit into a block."""
+    size = max(1, _AT_ONCE // max(n_wells, 1))
+    return [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)]
 
 
 def standardise(

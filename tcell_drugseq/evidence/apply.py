@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..base.defaults import RunConfig
 from ..data.design import less_controls
+from ..data.matrix import share_matrices
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,7 +71,7 @@ def apply_model(
     split: np.ndarray,  # (N,) "train", "val" or "new"
     cfg: RunConfig = RunConfig(),
     x: np.ndarray | None = None,  # (N, G) expression that the model was trained on; None: corrected here
-) -> AnnData:  # the screen with predictions, latent, distances, ranking, metrics and gene importance
+) -> AnnData:  # the screen, its matrices shared, with predictions, latent, distances, ranking, metrics, importance
     """Everything one model says about a screen; raises `InputError` for missing genes or a wrong target."""
     from tcell_drugseq.evidence.metrics import evaluate
     from tcell_drugseq.importance.attribution import gradient_x_input, pick_output, resolve_target
@@ -79,7 +80,7 @@ def apply_model(
     from tcell_drugseq.model.checkpoint import match_genes, predict_wells, prediction_table
     from tcell_drugseq.training.crossfit import read_corrected
 
-    results = match_genes(screen, model.genes).copy()
+    results = share_matrices(match_genes(screen, model.genes))
     seen = np.isin(split, ["train", "val"])
     if x is None:
         x = np.asarray(read_corrected(results, seen if seen.any() else ~seen, cfg).X)
@@ -151,7 +152,7 @@ def apply_folds(
     model: MultiTaskModel,  # the final one, on whose axes the latents are shown
     screen: AnnData,
     cfg: RunConfig = RunConfig(),
-) -> AnnData:  # the screen with everything out of fold: split is "oof", fold is the number of the model
+) -> AnnData:  # the screen, its matrices shared, with everything out of fold: split is "oof", fold the model's number
     """Everything the fold models say about the wells that they have not seen."""
     from tcell_drugseq.evidence.metrics import evaluate, training_means
     from tcell_drugseq.importance.attribution import resolve_target
@@ -165,7 +166,7 @@ def apply_folds(
         read_corrected,
     )
 
-    results = screen.copy()
+    results = share_matrices(screen)
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     said = ask_together(lambda view: predict_wells(view.model, view.x), views)
     outs = {v.fold.number: out for v, out in zip(views, said, strict=True)}

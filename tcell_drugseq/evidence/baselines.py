@@ -63,7 +63,7 @@ def view_fold(
     seed: int = 614,
 ) -> FoldView:
     """Scale, rotate and cut the training side of a fold into inner parts."""
-    mean, sd = gene_moments(x[fold.seen])
+    mean, sd = gene_moments(x, np.flatnonzero(fold.seen))
     z = x - mean.astype(np.float32)
     z /= np.where(sd > 1e-6, sd, 1).astype(np.float32)
     z.clip(-10, 10, out=z)
@@ -235,9 +235,10 @@ def _boost(view: FoldView, y: np.ndarray, known: np.ndarray, label: bool) -> np.
     """Boosted trees' predictions of all wells."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    own, target = view.z[known], y[known] - y[known].mean()
-    spread = np.sqrt((own**2).sum(axis=0)).clip(1e-9)
-    best = np.argsort(-np.abs((target @ own) / spread), kind="stable")[:300]
+    target = np.where(known, y - y[known].mean(), 0)
+    mean, sd = gene_moments(view.z, np.flatnonzero(known))
+    spread = np.sqrt(sd**2 + mean**2).clip(1e-9)
+    best = np.argsort(-np.abs((target.astype(view.z.dtype) @ view.z) / spread), kind="stable")[:300]
     features = np.hstack([view.components[:, :20], view.z[:, best]])
     kind = HistGradientBoostingClassifier if label else HistGradientBoostingRegressor
     leaf = int(np.clip(known.sum() // 10, 2, 20))

@@ -17,7 +17,7 @@ import torch
 
 from ..base.defaults import ModelConfig
 from ..base.settings import InputError
-from ..model.expression import RowsOnDisk, blocks
+from ..model.expression import Rows, blocks
 from ..model.network import MultiTaskModel, Output, Tasks
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def held_weights(
 # %% ../../nbs/05_importance/01_attribution.ipynb #f3995924
 def gradient_x_input(
     model: MultiTaskModel,
-    x: np.ndarray | RowsOnDisk,  # (N, G) expression, genes in the model's order
+    x: np.ndarray | Rows,  # (N, G) expression, genes in the model's order
     target: str = "auto",
     batch_size: int = 64,  # wells per backward pass
 ) -> pd.DataFrame:  # index genes: importance, importance_signed, effect_per_sd; the model's order
@@ -143,9 +143,10 @@ def integrated_gradients(
     method = IntegratedGradients(ask)
     with held_weights(model):
         parts = [method.attribute(w, start, n_steps=steps, internal_batch_size=64).detach() for w in wells.split(64)]
-    found = torch.cat(parts).double()
+    found = torch.cat([part.float().cpu() for part in parts])
     with torch.no_grad():
         change = torch.cat([ask(w) for w in wells.split(64)]).double() - ask(start).double()
-    missed = (found.sum(1) - change).abs().sum().item()
+    explained = torch.cat([part.double().sum(1) for part in parts])
+    missed = (explained - change).abs().sum().item()
     total = change.abs().sum().item()
-    return found.float().cpu().numpy(), missed / total if total else math.nan
+    return found.numpy(), missed / total if total else math.nan

@@ -17,7 +17,7 @@ import torch
 
 from ..base.findings import judge
 from ..base.settings import InputError
-from ..data.matrix import LABEL, rank_r, sample_wells, settle, sum_rows, target_values, varies
+from ..data.matrix import LABEL, gene_blocks, rank_r, sample_wells, settle, sum_rows, target_values, varies
 from tcell_drugseq.importance.attribution import (
     ask_target,
     dmso_baseline,
@@ -376,16 +376,19 @@ def _fold_effects(view: FoldModel, screen: AnnData, names: np.ndarray, target: s
     at = np.flatnonzero(asked | (reference if control.any() else asked))
     effects = integrated_gradients(view.model, view.x[at], zero, target, _STEPS)[0]
     plate = screen.obs["plate"].astype(str).to_numpy()[at] if "plate" in screen.obs else np.full(len(at), "")
-    among = reference[at]
-    mean, own = _plate_means(effects, plate, among, least)
-    level, _ = _plate_means(view.x[at], plate, among, least)
-    centred = (effects - mean)[among]
-    free = among.sum() - max(1, len(np.unique(plate[among & own])) + bool((among & ~own).any()))
-    variance = (centred.astype(float) ** 2).sum(axis=0) / free if free > 0 else np.full(screen.n_vars, math.nan)
-    mine = asked[at]
+    among, mine = reference[at], asked[at]
     compound = np.searchsorted(names, screen.obs["compound"].astype(str).to_numpy()[at][mine])
     there, code = np.unique(compound, return_inverse=True)
-    moved, changed = (sum_rows(values[mine], code) for values in (effects - mean, view.x[at] - level))
+    own = _plate_means(effects[:, :0], plate, among, least)[1]
+    free = among.sum() - max(1, len(np.unique(plate[among & own])) + bool((among & ~own).any()))
+    moved, changed = (np.zeros((len(there), screen.n_vars)) for _ in range(2))
+    variance = np.full(screen.n_vars, math.nan)
+    for genes in gene_blocks(screen.n_vars, len(at)):
+        effect, x = effects[:, genes], view.x[at, genes]
+        effect, x = (values - _plate_means(values, plate, among, least)[0] for values in (effect, x))
+        moved[:, genes], changed[:, genes] = sum_rows(effect[mine], code), sum_rows(x[mine], code)
+        if free > 0:
+            variance[genes] = (effect[among].astype(float) ** 2).sum(axis=0) / free
     return _FoldEffects(there, moved, changed, np.bincount(code), np.bincount(code, own[mine]), variance)
 
 # %% ../../nbs/05_importance/02_checks.ipynb #53f14036

@@ -5,6 +5,8 @@
 # %% ../../nbs/05_importance/04_distance.ipynb #4b5c9619
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 
 from ..base.defaults import HitConfig
 from ..data.design import blocks
-from ..data.matrix import sum_rows
+from ..data.matrix import gene_blocks, sum_rows
 from .attribution import held_weights
 from ..latent.shifts import find_centres, level_plates, shift_wells, smallest_unit
 from ..model.network import MultiTaskModel
@@ -40,33 +42,40 @@ def _pull(
         rows = rows.to(model.mean.device).requires_grad_()
         with held_weights(model):
             ahead = (model(rows, "latent").z * along.to(rows)).sum()
-            parts.append(torch.autograd.grad(ahead, rows)[0].cpu().double().numpy())
+            parts.append(torch.autograd.grad(ahead, rows)[0].cpu().numpy())
     return np.concatenate(parts)
 
 # %% ../../nbs/05_importance/04_distance.ipynb #71650f31
-_AT_ONCE = 1_000  # genes whose shifts are computed at a time
+@dataclass(frozen=True)
+class _Shifts:
+    """Chosen wells of a fold that have a shift."""
+
+    at: np.ndarray  # (n,) their numbers
+    latent: np.ndarray  # (n, Z) shift of the latent
+    spread: np.ndarray  # (n, 1) of DMSO
+    of_genes: Callable[[slice], np.ndarray]  # shift of the expression of some genes (n, g)
 
 
-def _shifts(
-    view: FoldModel, at: np.ndarray, obs: pd.DataFrame, chosen: np.ndarray, cfg: HitConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of chosen wells with a shift: number, shift of latent (n, Z) and expression (n, G), spread of DMSO (n, 1)."""
+def _shifts(view: FoldModel, at: np.ndarray, obs: pd.DataFrame, chosen: np.ndarray, cfg: HitConfig) -> _Shifts:
+    """Shifts of the wells `at`; all of them are looked at, the chosen ones are kept."""
     with torch.no_grad():
-        z = view.model(torch.tensor(view.x[at], dtype=torch.float32).to(view.model.mean.device), "latent").z
+        parts = [
+            view.model(part.to(view.model.mean.device), "latent").z.cpu()
+            for part in torch.as_tensor(view.x[at]).split(128)
+        ]
     centres = find_centres(obs, cfg.centre_controls)
-    z, one = level_plates(z.cpu().double().numpy(), obs, centres)
+    z, one = level_plates(torch.cat(parts).double().numpy(), obs, centres)
     latent = shift_wells(z, obs, one)
     root, spread = np.sqrt(latent.noise)[:, None], latent.spread[:, None]
     mine = chosen & np.isfinite(latent.vectors * root / spread).all(axis=1)
 
-    def moved(genes: slice) -> np.ndarray:
+    def of_genes(genes: slice) -> np.ndarray:
         x = view.x[at, genes].astype(float)
         if one is not centres:
             x = x - pd.DataFrame(x).groupby(obs[smallest_unit(obs)].astype(str).to_numpy()).transform("mean").to_numpy()
         return (shift_wells(x, obs, one).vectors * root)[mine]
 
-    genes = [moved(slice(first, first + _AT_ONCE)) for first in range(0, view.x.shape[1], _AT_ONCE)]
-    return at[mine], (latent.vectors * root)[mine], np.hstack(genes), spread[mine]
+    return _Shifts(at[mine], (latent.vectors * root)[mine], spread[mine], of_genes)
 
 
 def _fold_parts(
@@ -75,13 +84,18 @@ def _fold_parts(
     """Of the compounds of one fold: share of each gene in the distance and sum of its changes, compounds x genes."""
     obs = blocks(cast(pd.DataFrame, screen.obs))
     at = np.flatnonzero(~view.fold.seen & (obs["is_control"].to_numpy(bool) | asked & view.fold.test))
-    at, latent, genes, spread = _shifts(view, at, obs.iloc[at], chosen[at], cfg)
-    code, names = pd.factorize(obs["compound"].astype(str).to_numpy()[at])
-    total = sum_rows(latent / spread, code)
+    found = _shifts(view, at, obs.iloc[at], chosen[at], cfg)
+    code, names = pd.factorize(obs["compound"].astype(str).to_numpy()[found.at])
+    total = sum_rows(found.latent / found.spread, code)
     square = (total**2).sum(axis=1, keepdims=True)
     ahead = np.divide(total, square, out=np.zeros_like(total), where=square > 0)
-    shares = _pull(view.model, view.x[at], ahead[code]) * genes / spread
-    return tuple(pd.DataFrame(sum_rows(v, code), names, screen.var_names) for v in (shares, genes))
+    pull = _pull(view.model, view.x[found.at], ahead[code])
+    shares, changes = (np.zeros((len(names), view.x.shape[1])) for _ in range(2))
+    for genes in gene_blocks(view.x.shape[1], len(at)):
+        moved = found.of_genes(genes)
+        shares[:, genes] = sum_rows(pull[:, genes] * moved / found.spread, code)
+        changes[:, genes] = sum_rows(moved, code)
+    return tuple(pd.DataFrame(values, names, screen.var_names) for values in (shares, changes))
 
 # %% ../../nbs/05_importance/04_distance.ipynb #e5a62de1
 COLUMNS = ("compound", "gene", "share", "change", "explained")

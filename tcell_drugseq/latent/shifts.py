@@ -111,7 +111,8 @@ def shift_wells(
 ) -> WellShifts:
     """Shift of every well from its plate's DMSO wells, and how far DMSO wells scatter there."""
     control = obs["is_control"].to_numpy(bool)
-    drawn = np.eye(len(obs))[:, control]
+    drawn = np.zeros((len(obs), control.sum()))  # which control is which well
+    drawn[np.flatnonzero(control), np.arange(control.sum())] = 1
     left = centres.members.sum(axis=1) - drawn @ centres.members.T  # (wells, centres)
     no_centre = np.where(centres.uses > 0, np.nan, 0.0)
     pull = np.divide(centres.uses, left, out=no_centre, where=left > 0)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.model.closed_forms import fit_closed_forms as fit_closed_forms
     from tcell_drugseq.model.encoders import Draws as Draws, draws_on as draws_on, training_flops as training_flops
     from tcell_drugseq.model.expression import (
-        RowsOnDisk as RowsOnDisk,
+        Rows as Rows,
         blocks as blocks,
         expression_rows as expression_rows,
     )
@@ -45,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkpoint": ["load_model", "match_genes", "predict_wells", "prediction_table", "read_saved", "save_model"],
         "closed_forms": ["fit_closed_forms"],
         "encoders": ["Draws", "draws_on", "training_flops"],
-        "expression": ["RowsOnDisk", "blocks", "expression_rows"],
+        "expression": ["Rows", "blocks", "expression_rows"],
         "kernels": ["ANSWERS"],
         "network": ["LEAST_RELEVANCE", "MultiTaskModel", "Output", "Tasks", "as_logit", "fit_buffers", "join_outputs"],
     },

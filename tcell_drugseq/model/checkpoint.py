@@ -18,7 +18,7 @@ import torch
 from ..base.defaults import ModelConfig
 from ..base.files import check_regular, written_whole
 from ..base.settings import InputError, leaves, naming, shown, with_leaves
-from .expression import RowsOnDisk, blocks
+from .expression import Rows, blocks
 from .kernels import LANDMARKS
 from .network import MultiTaskModel, Output, Tasks, join_outputs
 
@@ -34,7 +34,7 @@ __all__ = ['log', 'predict_wells', 'prediction_table', 'save_model', 'read_saved
 @torch.no_grad()
 def predict_wells(
     model: MultiTaskModel,
-    x: np.ndarray | torch.Tensor | RowsOnDisk,  # (N, G) expression, genes in the model's order
+    x: np.ndarray | torch.Tensor | Rows,  # (N, G) expression, genes in the model's order
     batch_size: int = 64,
 ) -> Output:  # NumPy arrays instead of tensors
     """Apply a model in evaluation mode, batch by batch."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .encoders import draws_on
-from .expression import RowsOnDisk
+from .expression import Rows
 from .kernels import ANSWERS, KERNELS, LANDMARKS, KernelAnswer, LinearAnswer
 from tcell_drugseq.model.network import (
     LEAST_RELEVANCE,
@@ -319,7 +319,7 @@ def _fit_member(
 @torch.no_grad()
 def fit_closed_forms(
     model: MultiTaskModel,  # changed in place: gets its answers in closed form
-    x: torch.Tensor | RowsOnDisk,  # (N, G) expression of training wells
+    x: torch.Tensor | Rows,  # (N, G) expression of training wells
     targets: torch.Tensor,  # (N, T) scores, activation, label: those that the model has; NaN where not defined
     teaches: np.ndarray,  # (N, E) bool: which wells teach which member
     asked: np.ndarray,  # (N, E) bool: which wells each member is asked about

@@ -17,7 +17,7 @@ from torch import nn
 from ..base.defaults import ModelConfig
 from ..base.settings import InputError
 from .encoders import FullEncoder, InducedEncoder, MemberLinear, draws_on, drop_out
-from .expression import RowsOnDisk, blocks
+from .expression import Rows, blocks
 from .kernels import ClosedForms
 
 # %% ../../nbs/02_model/04_network.ipynb #d3b6e458
@@ -199,7 +199,7 @@ LEAST_RELEVANCE = 0.2  # weight of an irrelevant gene in the components
 _AT_ONCE = 1024  # wells of a block
 
 
-def _fit_scaler(model: MultiTaskModel, x: torch.Tensor | RowsOnDisk) -> None:
+def _fit_scaler(model: MultiTaskModel, x: torch.Tensor | Rows) -> None:
     """Mean and SD of each gene; an SD of zero where it is constant."""
     first = x[:1].double()
     total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])
@@ -224,7 +224,7 @@ def _standardise(values: torch.Tensor, teaches: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/02_model/04_network.ipynb #2e08f221
 def gene_correlations(
     model: MultiTaskModel,  # scaler fitted
-    x: torch.Tensor | RowsOnDisk,  # (N, G) expression of the training wells
+    x: torch.Tensor | Rows,  # (N, G) expression of the training wells
     targets: torch.Tensor,  # (N, T), NaN where not defined
     teaches: torch.Tensor,  # (N, E) bool: which wells teach which member
 ) -> torch.Tensor:  # (E, T, G)
@@ -293,7 +293,7 @@ def whiten_by_replicates(
 @torch.no_grad()
 def fit_buffers(
     model: MultiTaskModel,  # changed in place
-    x: torch.Tensor | RowsOnDisk,  # (N, G) expression of the training wells
+    x: torch.Tensor | Rows,  # (N, G) expression of the training wells
     scores: torch.Tensor | None = None,  # (N, K), NaN where a score is not defined
     activation: torch.Tensor | None = None,  # (N,)
     label: torch.Tensor | None = None,  # (N,)

@@ -22,6 +22,7 @@ from ..base.defaults import RunConfig, TrainConfig
 from ..base.launch import find_launch
 from ..base.progress import note_progress
 from ..base.threads import side_by_side
+from ..data.matrix import share_matrices
 from ..model.checkpoint import prediction_table
 from ..model.encoders import Draws
 from ..model.kernels import ANSWERS
@@ -57,8 +58,8 @@ def with_expression(
     screen: AnnData,
     x: np.ndarray,  # (N, G)
 ) -> AnnData:
-    """A copy of the screen with other expression values."""
-    other = screen.copy()
+    """The screen with other expression values; its tables are copies, its layers the screen's own."""
+    other = share_matrices(screen)
     other.X = x
     return other
 
@@ -86,10 +87,9 @@ def read_chosen(
     x, obs, how = np.asarray(screen.X), screen.obs, cfg.correct.genes
     control, compound = obs["is_control"].to_numpy(bool), obs["compound"].astype(str).to_numpy()
     left = ~choose_genes(x, cfg.correct.n_genes, how, fit_on, control, compound)
-    chosen = corrected.copy() if corrected is screen else corrected
-    values = np.asarray(chosen.X)  # the very array, changed in place
+    values = np.array(corrected.X) if corrected is screen else np.asarray(corrected.X)  # changed in place
     values[:, left] = values[fit_on][:, left].mean(axis=0)
-    return chosen
+    return with_expression(screen, values)
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #63e04da9
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def fit_fold(
     train = replace(cfg.train, seed=(cfg.train.seed + fold.number) % 2**32)
     fit = fit_model(chosen, fold.sides, cfg.model, train, state, f"fold {fold.number}", draws)
     log.info("fold %d: epoch %d of %d kept", fold.number, fit.best_epoch, len(fit.history))
+    fit.best, fit.last = {}, {}  # copies of the weights, of no more use
     return FoldModel(fold, fit.model, np.asarray(chosen.X), fit)
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #4beabe45

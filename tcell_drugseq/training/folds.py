@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -129,7 +130,7 @@ def split_wells(
     tried = [(given, cfg.split)] if alone else _levels(screen, cfg.split, among)
     sides = ((*_deal_sides(screen, cfg, groups, among), by) for groups, by in tried)
     first = next(sides)
-    split, lacking, by = next((found for found in (first, *sides) if not found[1]), first)
+    split, lacking, by = next((found for found in chain([first], sides) if not found[1]), first)
     if lacking:
         raise InputError(f"split: by {by}: {lacking}; choose another split or number of folds")
     if by != cfg.split:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..base.defaults import TrainConfig
-from ..model.expression import RowsOnDisk, expression_rows
+from ..model.expression import Rows, expression_rows
 from ..model.network import MultiTaskModel, Output, Tasks, join_outputs
 from .folds import deal_groups, group_among
 
@@ -29,7 +29,7 @@ __all__ = ['Wells', 'tasks_of', 'multitask_loss', 'member_sides', 'member_lists'
 class Wells:
     """Expression and targets of some wells; a target that the screen lacks is `None`."""
 
-    x: torch.Tensor | RowsOnDisk  # (N, G); of either, `x[index]` is a tensor
+    x: torch.Tensor | Rows  # (N, G); of either, `x[index]` is a tensor
     scores: torch.Tensor | None  # (N, K), NaN where a score is not defined
     label: torch.Tensor | None  # (N,) 0. or 1.
     activation: torch.Tensor | None  # (N,)
@@ -59,7 +59,7 @@ class Wells:
         )
 
     def __getitem__(self, index: Any) -> Wells:
-        x = self.x.part(index) if isinstance(self.x, RowsOnDisk) else self.x[index]
+        x = self.x.part(index) if isinstance(self.x, Rows) else self.x[index]
         return replace(self.targets(index), x=x)
 
     def targets(self, index: Any) -> Wells:
