@@ -2744,6 +2744,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'tcell_drugseq/training/crossfit.py'),
                                                  'tcell_drugseq.training.crossfit.FoldPlan': ( '03_training/crossfit.html#foldplan',
                                                                                                'tcell_drugseq/training/crossfit.py'),
+                                                 'tcell_drugseq.training.crossfit.ask_in_parts': ( '03_training/crossfit.html#ask_in_parts',
+                                                                                                   'tcell_drugseq/training/crossfit.py'),
                                                  'tcell_drugseq.training.crossfit.ask_together': ( '03_training/crossfit.html#ask_together',
                                                                                                    'tcell_drugseq/training/crossfit.py'),
                                                  'tcell_drugseq.training.crossfit.count_together': ( '03_training/crossfit.html#count_together',

@@ -22,11 +22,13 @@ def side_by_side(
     items: Iterable[_Item],
 ) -> list[_Made]:
     """What is made of each item, as many at once as PyTorch has threads."""
+    if len(items := list(items)) < 2:
+        return [make(item) for item in items]
     import torch
     from threadpoolctl import threadpool_limits
 
-    items, n_threads = list(items), torch.get_num_threads()
-    at_once = max(1, min(len(items), n_threads))
+    n_threads = torch.get_num_threads()
+    at_once = min(len(items), n_threads)
     each = n_threads // at_once
 
     def alone(item: _Item) -> _Made:

@@ -223,9 +223,11 @@ def _rank_profiles(counts: AnnData) -> np.ndarray:  # (N, G') centred ranks of l
         here = plate == name
         centre = here & control if (here & control).sum() >= 3 else here
         x[here] -= np.median(x[centre], axis=0)
-    ranks = rankdata(x, axis=1).astype(np.float32)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    return ranks / np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12)
+    for rows, part in row_blocks(x):
+        ranks = rankdata(part, axis=1).astype(np.float32)
+        ranks -= ranks.mean(axis=1, keepdims=True)
+        x[rows] = ranks / np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12)
+    return x
 
 
 def _mean_rho(profiles: np.ndarray, wells: np.ndarray) -> np.ndarray:

@@ -82,9 +82,9 @@ def share_matrices(
     from anndata import AnnData
 
     obs, var = (cast(pd.DataFrame, table).copy() for table in (screen.obs, screen.var))
-    arrays: Any = [{name: values.copy() for name, values in held.items()} for held in (screen.obsm, screen.varm)]
+    obsm, varm = (cast(Any, {name: v.copy() for name, v in held.items()}) for held in (screen.obsm, screen.varm))
     uns, layers = deepcopy(dict(screen.uns)), dict(screen.layers)
-    return AnnData(screen.X, obs, var, uns, *arrays, layers=layers)
+    return AnnData(screen.X, obs, var, uns, obsm=obsm, varm=varm, layers=layers)
 
 # %% ../../nbs/01_data/02_matrix.ipynb #9596555b
 _AT_ONCE = 1 << 22  # values: 32 MB in double precision

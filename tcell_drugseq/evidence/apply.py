@@ -5,6 +5,7 @@
 # %% ../../nbs/08_evidence/04_apply.ipynb #5e464731
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -168,14 +169,14 @@ def apply_folds(
 
     results = share_matrices(screen)
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
-    said = ask_together(lambda view: predict_wells(view.model, view.x), views)
-    outs = {v.fold.number: out for v, out in zip(views, said, strict=True)}
+    everywhere = read_corrected(results, np.ones(results.n_obs, bool), cfg)
+    whole = replace(views[0], model=model, x=np.asarray(everywhere.X))
+    final, *said = ask_together(lambda view: predict_wells(view.model, view.x), [whole, *views])
+    outs, axes = {v.fold.number: out for v, out in zip(views, said, strict=True)}, np.asarray(final.z)
     predictions = out_of_fold(views, outs, results.obs_names)
     results.obs[predictions.columns] = predictions
     results.obs["split"] = "oof"
     results.obs["fold"] = np.sum([v.fold.number * v.fold.test for v in views], axis=0)
-    everywhere = read_corrected(results, np.ones(results.n_obs, bool), cfg)
-    axes = np.asarray(predict_wells(model, np.asarray(everywhere.X)).z)
     latent = np.zeros_like(axes)
     for v in views:
         latent[v.fold.test] = turn_onto(np.asarray(outs[v.fold.number].z), axes)[v.fold.test]

@@ -16,8 +16,20 @@ import pandas as pd
 import torch
 
 from ..base.findings import judge
+from ..base.progress import steps
 from ..base.settings import InputError
-from ..data.matrix import LABEL, gene_blocks, rank_r, sample_wells, settle, sum_rows, target_values, varies
+from tcell_drugseq.data.matrix import (
+    LABEL,
+    gene_blocks,
+    gene_moments,
+    rank_r,
+    row_blocks,
+    sample_wells,
+    settle,
+    sum_rows,
+    target_values,
+    varies,
+)
 from tcell_drugseq.importance.attribution import (
     ask_target,
     dmso_baseline,
@@ -26,7 +38,7 @@ from tcell_drugseq.importance.attribution import (
     resolve_target,
 )
 from ..model.network import LEAST_RELEVANCE, MultiTaskModel
-from ..training.crossfit import ask_together
+from ..training.crossfit import ask_in_parts
 from ..training.folds import well_groups
 
 if TYPE_CHECKING:
@@ -79,18 +91,19 @@ def ridge_effects(
     fit, choose = train & ~np.isnan(y), val & ~np.isnan(y)
     if not fit.any():
         return np.full(x.shape[1], math.nan)
-    mean, sd = x[fit].mean(axis=0, dtype=float), x[fit].std(axis=0, dtype=float)
-    live = sd > 1e-6
+    mean, sd = gene_moments(x, np.flatnonzero(fit))
+    divisor = np.where(sd > 1e-6, sd, np.inf)
 
-    def scale(wells: np.ndarray) -> np.ndarray:
-        return np.where(live, (x[wells] - mean) / np.where(live, sd, 1), 0).clip(-10, 10)
+    def scale(values: np.ndarray) -> np.ndarray:
+        return ((values - mean) / divisor).clip(-10, 10)
 
-    own, middle = scale(fit), y[fit].mean()
+    own, middle = scale(x[fit]), y[fit].mean()
     values, vectors = np.linalg.eigh(own @ own.T)
     penalties = max(values.sum() / len(own), 1e-9) * np.logspace(-3, 3, 13)
     dual = vectors @ ((vectors.T @ (y[fit] - middle))[:, None] / (values.clip(0)[:, None] + penalties))  # (n, 13)
     coefficients = own.T @ dual  # (G, 13)
-    error = ((scale(choose) @ coefficients + middle - y[choose][:, None]) ** 2).sum(axis=0)
+    said = [scale(part) @ coefficients + middle for _, part in row_blocks(x, rows=np.flatnonzero(choose))]
+    error = ((np.concatenate([np.zeros((0, 13)), *said]) - y[choose][:, None]) ** 2).sum(axis=0)
     return coefficients[:, int(np.argmin(error)) if choose.any() else 6]
 
 # %% ../../nbs/05_importance/02_checks.ipynb #056f5819
@@ -374,7 +387,11 @@ def _fold_effects(view: FoldModel, screen: AnnData, names: np.ndarray, target: s
     zero, reference, _ = dmso_baseline(view, screen)
     asked = view.fold.test & ~control
     at = np.flatnonzero(asked | (reference if control.any() else asked))
-    effects = integrated_gradients(view.model, view.x[at], zero, target, _STEPS)[0]
+
+    def explain(wells: np.ndarray) -> np.ndarray:
+        return integrated_gradients(view.model, view.x[wells], zero, target, _STEPS)[0]
+
+    effects = ask_in_parts(explain, view, at)
     plate = screen.obs["plate"].astype(str).to_numpy()[at] if "plate" in screen.obs else np.full(len(at), "")
     among, mine = reference[at], asked[at]
     compound = np.searchsorted(names, screen.obs["compound"].astype(str).to_numpy()[at][mine])
@@ -408,7 +425,8 @@ def compound_importance(
     names = np.unique(screen.obs["compound"].astype(str).to_numpy()[~control])
     effect, level, noise = (np.zeros((len(names), screen.n_vars)) for _ in range(3))
     n, own = np.zeros(len(names)), np.zeros(len(names))
-    for part in ask_together(lambda view: _fold_effects(view, screen, names, target, least), views):
+    for view in steps(views):
+        part = _fold_effects(view, screen, names, target, least)
         effect[part.at] += part.effects
         level[part.at] += part.levels
         noise[part.at] += part.wells[:, None] * part.variance

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.defaults import HitConfig
+from ..base.threads import side_by_side
 from ..data.design import blocks, treatment_of
 from ..data.matrix import q_values, varies
 from .distances import turn_onto
@@ -311,7 +312,12 @@ _Job = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # a latent, its activat
 
 def _call(jobs: list[_Job], obs: pd.DataFrame, against: dict[str, str], lost: pd.DataFrame, cfg: HitConfig) -> Called:
     """What is called; `against` says what stands against a compound, `lost` holds wells that no latent judges."""
-    pairs = [measure_treatments(z[at], obs[at], a if a is None else a[at], cfg) for z, a, at in jobs]
+
+    def measure(job: _Job) -> tuple[Measured, Measured | None]:
+        z, a, at = job
+        return measure_treatments(z[at], obs[at], a if a is None else a[at], cfg)
+
+    pairs = side_by_side(measure, jobs)
     owner = obs["compound"].astype(str).groupby(treatment_of(obs)).first()
     positive = obs["is_positive"].to_numpy(bool) if "is_positive" in obs else np.zeros(len(obs), bool)
     against = against | dict.fromkeys(obs["compound"][positive].astype(str), REFERENCE)

@@ -326,7 +326,7 @@ def fit_buffers(
     plate = torch.zeros(len(x)) if plate is None else plate
     for k, weight in enumerate(relevance.clamp_min(LEAST_RELEVANCE).float()):
         own = taught[:, k]
-        axes = leading_axes(scaled[own] * weight, model.cfg.n_components) * weight[:, None]
+        axes = leading_axes(scaled[own].mul_(weight), model.cfg.n_components) * weight[:, None]
         if compound is not None:
             leading = axes[:, : model.cfg.n_plain]
             found = (scaled[own] @ leading).double()

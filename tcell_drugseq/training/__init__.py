@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tcell_drugseq.training.crossfit import (
         FoldModel as FoldModel,
         FoldPlan as FoldPlan,
+        ask_in_parts as ask_in_parts,
         ask_together as ask_together,
         describe_folds as describe_folds,
         describe_readout as describe_readout,
@@ -70,6 +71,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "crossfit": [
             "FoldModel",
             "FoldPlan",
+            "ask_in_parts",
             "ask_together",
             "describe_folds",
             "describe_readout",

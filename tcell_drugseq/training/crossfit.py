@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'T', 'FoldModel', 'with_expression', 'read_corrected', 'read_chosen', 'FoldPlan', 'plan_folds', 'split_final',
-           'fit_fold', 'count_together', 'train_together', 'fit_run', 'ask_together', 'out_of_fold', 'describe_folds',
-           'describe_readout']
+           'fit_fold', 'count_together', 'train_together', 'fit_run', 'ask_together', 'ask_in_parts', 'out_of_fold',
+           'describe_folds', 'describe_readout']
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #ef33ea79
 @dataclass
@@ -212,6 +212,16 @@ def ask_together(
     if any(v.model.mean.is_cuda for v in views):
         return [ask(v) for v in views]
     return side_by_side(ask, views)
+
+
+def ask_in_parts(
+    ask: Callable[[np.ndarray], np.ndarray],  # numbers of wells (n,) -> (n, ...); draws no random numbers from PyTorch
+    view: FoldModel,
+    at: np.ndarray,  # (N,) numbers of wells
+) -> np.ndarray:  # (N, ...)
+    """What is asked of a model about wells, in as many parts at once as PyTorch has threads."""
+    parts = 1 if view.model.mean.is_cuda else max(1, min(torch.get_num_threads(), len(at)))
+    return np.concatenate(side_by_side(ask, np.array_split(at, parts)))
 
 # %% ../../nbs/03_training/08_crossfit.ipynb #66720ca8
 def out_of_fold(
