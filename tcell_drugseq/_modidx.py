@@ -1562,6 +1562,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'tcell_drugseq/data/matrix.py'),
                                            'tcell_drugseq.data.matrix.to_dense': ( '01_data/matrix.html#to_dense',
                                                                                    'tcell_drugseq/data/matrix.py'),
+                                           'tcell_drugseq.data.matrix.to_sparse': ( '01_data/matrix.html#to_sparse',
+                                                                                    'tcell_drugseq/data/matrix.py'),
                                            'tcell_drugseq.data.matrix.varies': ( '01_data/matrix.html#varies',
                                                                                  'tcell_drugseq/data/matrix.py'),
                                            'tcell_drugseq.data.matrix.well_depth': ( '01_data/matrix.html#well_depth',

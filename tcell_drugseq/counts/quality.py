@@ -16,7 +16,7 @@ import pandas as pd
 from ..base.defaults import ScreenConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
-from ..data.matrix import gene_range, row_blocks, to_dense
+from ..data.matrix import gene_range, row_blocks, to_dense, to_sparse
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,10 +34,7 @@ def raw_counts(
     screen: AnnData,  # counts in layers["counts"] or, before normalisation, in X
 ) -> csr_matrix:  # (N, G)
     """The raw counts of a screen, wherever they are."""
-    from scipy.sparse import csr_matrix, issparse, vstack
-
-    found: Any = _as_kept(screen)
-    return csr_matrix(found if issparse(found) else vstack([csr_matrix(part) for _, part in row_blocks(found)]))
+    return to_sparse(_as_kept(screen))
 
 
 def _as_kept(screen: AnnData) -> Any:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 # %% auto #0
-__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'to_dense', 'compact',
-           'share_matrices', 'row_blocks', 'find_values', 'gene_range', 'gene_moments', 'gene_blocks', 'standardise',
-           'are_counts', 'settle', 'varies', 'rank_r', 'q_values', 'sample_wells', 'sum_rows', 'genes_detected',
-           'well_depth']
+__all__ = ['Z_NAMES', 'LABEL', 'LARGEST_COUNT', 'NO_DEPTH', 'target_table', 'target_values', 'row_blocks', 'find_values',
+           'gene_range', 'gene_moments', 'gene_blocks', 'standardise', 'to_dense', 'to_sparse', 'compact',
+           'share_matrices', 'are_counts', 'settle', 'varies', 'rank_r', 'q_values', 'sample_wells', 'sum_rows',
+           'genes_detected', 'well_depth']
 
 # %% ../../nbs/01_data/02_matrix.ipynb #640a0b11
 def target_table(
@@ -51,40 +51,6 @@ def target_values(
         if column in screen.obs:
             found[name] = screen.obs[column].to_numpy(dtype=float)
     return found
-
-# %% ../../nbs/01_data/02_matrix.ipynb #7f985d8d
-def to_dense(
-    x: Any,  # a matrix, sparse or not
-    dtype: Any = float,  # of the answer; float32 takes half the memory
-) -> np.ndarray:
-    """A whole matrix as an array."""
-    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype)
-
-
-def compact(
-    x: Any,  # (N, G), sparse or not
-) -> np.ndarray | csr_matrix:  # float32; CSR where that is smaller
-    """A matrix in the form that takes less memory."""
-    from scipy.sparse import csr_matrix, issparse
-
-    values = x.count_nonzero() if issparse(x) else np.count_nonzero(x)
-    if 2 * values < np.prod(x.shape, dtype=float):
-        return csr_matrix(x, dtype=np.float32)
-    return np.ascontiguousarray(to_dense(x, np.float32))
-
-
-def share_matrices(
-    screen: AnnData,  # in memory
-) -> AnnData:
-    """A copy of a screen with tables of its own; X and layers, which are large, are the very ones."""
-    from copy import deepcopy
-
-    from anndata import AnnData
-
-    obs, var = (cast(pd.DataFrame, table).copy() for table in (screen.obs, screen.var))
-    obsm, varm = (cast(Any, {name: v.copy() for name, v in held.items()}) for held in (screen.obsm, screen.varm))
-    uns, layers = deepcopy(dict(screen.uns)), dict(screen.layers)
-    return AnnData(screen.X, obs, var, uns, obsm=obsm, varm=varm, layers=layers)
 
 # %% ../../nbs/01_data/02_matrix.ipynb #9596555b
 _AT_ONCE = 1 << 22  # values: 32 MB in double precision
@@ -153,6 +119,56 @@ def standardise(
     for at, part in row_blocks(x):
         out[at] = (part - mean) / scale
     return out
+
+# %% ../../nbs/01_data/02_matrix.ipynb #7f985d8d
+def to_dense(
+    x: Any,  # a matrix, sparse or not
+    dtype: Any = float,  # of the answer; float32 takes half the memory
+) -> np.ndarray:
+    """A whole matrix as an array."""
+    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype)
+
+
+def to_sparse(
+    x: Any,  # (N, G), sparse or not
+) -> csr_matrix:  # of the same type
+    """A whole matrix as CSR; SciPy's way from a dense one takes 20 bytes for each value on the way."""
+    from scipy.sparse import csr_matrix, issparse
+
+    if issparse(x):
+        return csr_matrix(x)
+    ends = np.concatenate([[0], *(np.count_nonzero(part, axis=1) for _, part in row_blocks(x))]).cumsum()
+    made = csr_matrix((np.empty(ends[-1], x.dtype), np.empty(ends[-1], np.int32), ends), x.shape)
+    for at, part in row_blocks(x):
+        (rows, genes), own = np.nonzero(part), slice(ends[at.start], ends[at.stop])
+        made.data[own], made.indices[own] = part[rows, genes], genes
+    return made
+
+
+def compact(
+    x: Any,  # (N, G), sparse or not
+) -> np.ndarray | csr_matrix:  # float32; CSR where that is smaller
+    """A matrix in the form that takes less memory."""
+    from scipy.sparse import issparse
+
+    values = x.count_nonzero() if issparse(x) else np.count_nonzero(x)
+    if 2 * values < np.prod(x.shape, dtype=float):
+        return cast(Any, to_sparse(x)).astype(np.float32, copy=False)
+    return np.ascontiguousarray(to_dense(x, np.float32))
+
+
+def share_matrices(
+    screen: AnnData,  # in memory
+) -> AnnData:
+    """A copy of a screen with tables of its own; X and layers, which are large, are the very ones."""
+    from copy import deepcopy
+
+    from anndata import AnnData
+
+    obs, var = (cast(pd.DataFrame, table).copy() for table in (screen.obs, screen.var))
+    obsm, varm = (cast(Any, {name: v.copy() for name, v in held.items()}) for held in (screen.obsm, screen.varm))
+    uns, layers = deepcopy(dict(screen.uns)), dict(screen.layers)
+    return AnnData(screen.X, obs, var, uns, obsm=obsm, varm=varm, layers=layers)
 
 # %% ../../nbs/01_data/02_matrix.ipynb #cbe05840
 LARGEST_COUNT = 2**24  # a count is below it: float32 holds each whole number up to here, and not the next
