@@ -15,9 +15,10 @@ import pandas as pd
 from .layout import what_lacks
 from ..base.defaults import RunConfig
 from ..base.findings import ON_DISTANCES, ON_TARGETS, Finding, audit, judge, not_testable
-from ..base.roles import compared_together, setting_of, splitting_columns
+from ..base.roles import setting_of
 from ..base.settings import InputError
 from ..base.tables import kept_names, quote_some, several_spellings
+from ..data.design import compared_together, splitting_columns
 from ..data.matrix import to_dense
 from ..latent.nulls import smallest_p_values
 from ..training.folds import number_folds, trains_on_controls

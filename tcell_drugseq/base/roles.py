@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .defaults import DataConfig, HitConfig, ScreenConfig
+from .defaults import DataConfig, ScreenConfig
 from .tables import Problems, kept_names, merge_key, quote_some, spelling_key
 
 # %% auto #0
-__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'MOST_LEVELS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
+__all__ = ['SAMPLE_TYPES', 'BETWEEN', 'PARTS', 'kinds_set_aside', 'count_aside', 'said_aside', 'missing_controls',
            'known_by_kind', 'said_of_types', 'level_texts', 'find_types', 'types_by_values', 'strata_of', 'vehicles_of',
-           'without_controls', 'unit_key', 'odd_unit', 'nearest_controls', 'compared_together', 'setting_of',
-           'splitting_columns', 'said_of_splits', 'treatments_of', 'keep_given', 'add_roles']
+           'without_controls', 'unit_key', 'odd_unit', 'nearest_controls', 'setting_of', 'treatments_of', 'keep_given',
+           'add_roles']
 
 # %% ../../nbs/00_base/15_roles.ipynb #f38a3d53
 SAMPLE_TYPES = (
@@ -338,19 +338,6 @@ def nearest_controls(
         level[enough], group[enough] = name, f"{name} " + own[enough]
     return pd.DataFrame({"level": level, "group": group}, obs.index)
 
-# %% ../../nbs/00_base/15_roles.ipynb #a3c1d002
-def compared_together(
-    obs: pd.DataFrame,  # (N,) is_control; plate, batch, stratum and vehicle where known
-    min_controls: int = HitConfig.centre_controls,  # as of `nearest_controls`
-) -> pd.Series:  # (N,) number of the group
-    """Which wells are measured from the same control wells."""
-    inside = pd.Series("", obs.index)
-    for name in ("stratum", "vehicle"):
-        inside = inside + BETWEEN + obs[name].astype(str) if name in obs else inside
-    narrowed = {name: obs[name].astype(str) + inside for name in ("batch", "plate") if name in obs}
-    group = nearest_controls(obs[["is_control"]].assign(**narrowed), min_controls)["group"]
-    return pd.Series(pd.factorize(group + inside)[0], obs.index)
-
 # %% ../../nbs/00_base/15_roles.ipynb #a3c1d011
 def setting_of(
     name: str,  # of a column that splits the controls
@@ -358,47 +345,6 @@ def setting_of(
     """The setting that a column belongs to by its name: a solvent and its share are vehicles."""
     key = merge_key(name)
     return "vehicle" if key in _VEHICLE_COLUMNS or _PERCENT_COLUMN.search(key) else "strata"
-
-# %% ../../nbs/00_base/15_roles.ipynb #a3c1d003
-PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
-MOST_LEVELS = 12  # of a column that may be a donor, a time, a stimulation
-_NOT_ASKED = {"is_control", "row", "column", "label", "cluster", "activation_old", "dose", "unit", "well", "position"}
-_NOT_ASKED |= {"compound", "plate", "batch", *PARTS}
-
-
-def _one_to_one(a: pd.Series, b: pd.Series) -> bool:
-    """Whether two columns cut the wells alike."""
-    return len(pd.DataFrame({"a": a, "b": b}).drop_duplicates()) == a.nunique() == b.nunique()
-
-
-def splitting_columns(
-    obs: pd.DataFrame,  # (N,) compound, is_control, and all other columns of the wells
-    min_controls: int = HitConfig.centre_controls,  # as of `compared_together`
-) -> dict[str, pd.Series]:  # column -> (N,) its levels; few, each with controls and at least two compounds
-    """Columns, named by no setting, that differ between control wells that are taken for alike."""
-    control, group = obs["is_control"].to_numpy(bool), compared_together(obs, min_controls)[obs["is_control"]]
-    known = [obs[name].astype(str) for name in ("row", "column", "label", "cluster", "batch") if name in obs]
-    found, given = {}, {f"{part}_given": part for part in PARTS}  # as the file calls them
-    for name in [str(c) for c in obs if c not in _NOT_ASKED and 1 < obs[c].nunique() <= MOST_LEVELS]:
-        level = pd.Series(level_texts(obs[name]), obs.index)
-        compounds = obs["compound"].astype(str)[~control].groupby(level[~control]).nunique()
-        serves = set(level) == set(level[control]) == set(compounds.index[compounds > 1]) and "" not in set(level)
-        if serves and level[control].groupby(group).nunique().max() > 1:
-            if not any(_one_to_one(level, other) for other in known):
-                found[given.get(name, name)] = level
-    return found
-
-
-def said_of_splits(
-    obs: pd.DataFrame,  # as of `splitting_columns`
-) -> list[str]:  # in words, a line for each column
-    """That a column tells control wells apart which are taken for alike."""
-    n = int(obs["is_control"].sum())
-    return [
-        f"column {name!r} splits the {n} control wells ({quote_some(sorted(set(level)), 4)}) and is not named in "
-        f"{setting_of(name)}"
-        for name, level in splitting_columns(obs).items()
-    ]
 
 # %% ../../nbs/00_base/15_roles.ipynb #e34dba81
 def _treatment_columns(columns: Mapping[str, Any], strata: Sequence[str]) -> list[str]:
@@ -463,6 +409,9 @@ def treatments_of(
     return [first[key] for key in own], names
 
 # %% ../../nbs/00_base/15_roles.ipynb #53192cd5
+PARTS = ("stratum", "vehicle", "is_positive", "treatment")  # columns that `add_roles` adds, beside is_control
+
+
 def keep_given(
     names: Collection[Hashable],  # of the columns that a file has itself
     design: dict[str, list[str]],  # of `add_roles`

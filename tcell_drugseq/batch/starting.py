@@ -16,16 +16,10 @@ import pandas as pd
 
 from ..base.defaults import DataConfig, RunConfig
 from ..base.files import yaml_text
-from tcell_drugseq.base.roles import (
-    find_types,
-    known_by_kind,
-    said_of_splits,
-    setting_of,
-    splitting_columns,
-    types_by_values,
-)
+from ..base.roles import find_types, known_by_kind, setting_of, types_by_values
 from ..base.settings import with_leaves
 from ..base.tables import Problems, other_controls, problem_text, quote_some, refuse
+from ..data.design import said_of_splits, splitting_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData

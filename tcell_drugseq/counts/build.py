@@ -73,8 +73,9 @@ def _check_targets(screen: AnnData, cfg: ScreenConfig, file: Callable[[str], str
 # %% ../../nbs/06_counts/15_build.ipynb #49816518
 def _add_roles(wells: AnnData, roles: Mapping[str, str], file: str, cfg: ScreenConfig) -> None:
     """Add the part that each well plays (`00_base/15_roles`); columns of the map by these names become NAME_given."""
-    from tcell_drugseq.base.roles import add_roles, keep_given, said_of_splits
+    from tcell_drugseq.base.roles import add_roles, keep_given
     from tcell_drugseq.base.tables import Problems
+    from tcell_drugseq.data.design import said_of_splits
 
     obs, problems = cast(pd.DataFrame, wells.obs), Problems()
 

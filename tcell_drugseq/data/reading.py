@@ -32,7 +32,6 @@ from tcell_drugseq.base.roles import (
     kinds_set_aside,
     missing_controls,
     said_aside,
-    said_of_splits,
     said_of_types,
 )
 from ..base.settings import InputError, with_leaves
@@ -46,6 +45,7 @@ from tcell_drugseq.base.tables import (
     write_csv,
     write_numbers,
 )
+from .design import said_of_splits
 from .drafts import FILES, SIMULATED, Draft, as_texts, draft_anndata, draft_bundle, draft_h5ad
 from .matrix import are_counts, compact, find_values, gene_range, row_blocks
 from tcell_drugseq.data.wells import (
