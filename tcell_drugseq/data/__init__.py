@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["wells", "matrix", "drafts", "reading", "simulate", "examples", "figures", "capacity", "design"],
+    submodules=["wells", "matrix", "design", "drafts", "reading", "simulate", "examples", "figures", "capacity"],
     submod_attrs={
         "capacity": ["check_room"],
         "design": [
