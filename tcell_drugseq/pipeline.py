@@ -21,7 +21,7 @@ import pandas as pd
 
 from .base.defaults import RunConfig
 from .base.files import NoSpaceError, absolute, write_yaml, yaml_text
-from .base.kept import Entries, Kept, added_since, entries_of, put_back
+from .base.kept import Entries, Kept, added_since, entries_of, pieces_kept, put_back
 from .base.launch import find_launch
 from .base.progress import PLACE, note_progress, told
 from .base.settings import InputError, leaves, with_leaves
@@ -67,7 +67,8 @@ class Stages:
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         self.begin(name)
-        yield
+        with pieces_kept(self.kept, name):
+            yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
         log.info("%s: %.1f s", name, self.seconds[name])
 

@@ -87,6 +87,8 @@ if TYPE_CHECKING:
         Kept as Kept,
         added_since as added_since,
         entries_of as entries_of,
+        piece as piece,
+        pieces_kept as pieces_kept,
         put_back as put_back,
     )
     from tcell_drugseq.base.launch import Launch as Launch, find_launch as find_launch
@@ -266,7 +268,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "staged_folder",
         ],
         "hdf5": ["read_hdf5"],
-        "kept": ["Entries", "Kept", "added_since", "entries_of", "put_back"],
+        "kept": ["Entries", "Kept", "added_since", "entries_of", "piece", "pieces_kept", "put_back"],
         "launch": ["Launch", "find_launch"],
         "progress": [
             "PLACE",

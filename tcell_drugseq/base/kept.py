@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Entries', 'entries_of', 'added_since', 'put_back', 'Kept']
+__all__ = ['log', 'Entries', 'entries_of', 'added_since', 'put_back', 'Kept', 'pieces_kept', 'piece']
 
 # %% ../../nbs/00_base/13_kept.ipynb #eab1226c
 _PARTS = ("uns", "obsm", "varm", "obs", "var")
@@ -121,3 +123,29 @@ class Kept:
         if (added := self.recall(stage)) is None:
             self.keep(stage, added := make())
         return added
+
+# %% ../../nbs/00_base/13_kept.ipynb #9ec53e4c
+_NOW: ContextVar[tuple[Kept, str]] = ContextVar("stage", default=(Kept(), ""))
+
+
+@contextmanager
+def pieces_kept(
+    kept: Kept,
+    stage: str,
+) -> Iterator[None]:
+    """Within this block `piece` keeps parts of this stage; not in threads that it starts."""
+    before = _NOW.set((kept, stage))
+    try:
+        yield
+    finally:
+        _NOW.reset(before)
+
+
+def piece(
+    name: str,  # one of its stage
+    make: Callable[[], dict[str, Any]],  # arrays and tables by name
+) -> dict[str, Any]:
+    """A part of the stage that runs now."""
+    kept, stage = _NOW.get()
+    found = kept.once(f"{stage}: {name}", lambda: {("piece", key): value for key, value in make().items()})
+    return {key: value for (_, key), value in found.items()}

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from ..base.defaults import RunConfig
+from ..base.kept import piece
 from ..data.design import less_controls
 from ..data.matrix import share_matrices
 
@@ -113,7 +114,8 @@ def _explain(results: AnnData, views: list[FoldModel], target: str, cfg: RunConf
     def own(view: FoldModel) -> pd.DataFrame:
         return gradient_x_input(view.model, view.x[view.fold.test], target, cfg.importance.gi_batch_size)
 
-    parts = ask_together(own, views)
+    found = piece("importance", lambda: {str(i): part for i, part in enumerate(ask_together(own, views))})
+    parts = list(found.values())
     weights = [int(v.fold.test.sum()) for v in views]
     for column in parts[0]:
         values = np.column_stack([part[column] for part in parts])
@@ -125,7 +127,7 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
     """Distances, ranking and hits, each taken inside the latent of one fold."""
     from tcell_drugseq.importance.attribution import pick_output
     from tcell_drugseq.latent.distances import fold_distances, latent_norm, rank_compounds
-    from tcell_drugseq.latent.hits import call_folds
+    from tcell_drugseq.latent.hits import Called, call_folds
 
     results.obs["latent_score"] = latent_norm(np.asarray(results.obsm["X_latent"]))
     obs = cast(pd.DataFrame, results.obs)
@@ -144,10 +146,30 @@ def _locate(results: AnnData, views: list[FoldModel], outs: dict[int, Output], c
         distances.append(fold_distances(latents[number], obs, ~v.fold.seen, cfg.latent)[v.fold.test])
     found = pd.concat(distances).reindex(results.obs_names)
     obs[found.columns] = found
-    called = call_folds(latents, obs, [v.fold for v in views], activation or None, cfg.hits)
+
+    def call() -> dict[str, pd.DataFrame]:
+        called = call_folds(latents, obs, [v.fold for v in views], activation or None, cfg.hits)
+        return {name: table for name, table in called._asdict().items() if table is not None}
+
+    called = Called(**piece("hits", call))
     _add_calls(results, called, rank_compounds(obs, shift if by else None))
 
 # %% ../../nbs/08_evidence/04_apply.ipynb #0f6d3de9
+def _predict(views: list[FoldModel]) -> list[Output]:
+    """What each model says of all wells."""
+    from tcell_drugseq.model.checkpoint import predict_wells
+    from tcell_drugseq.model.network import Output
+    from tcell_drugseq.training.crossfit import ask_together
+
+    def ask() -> dict[str, np.ndarray]:
+        said = enumerate(ask_together(lambda view: predict_wells(view.model, view.x), views))
+        parts = ((f"{i} {name}", values) for i, out in said for name, values in out._asdict().items())
+        return {name: np.asarray(values) for name, values in parts if values is not None}
+
+    found: Any = piece("predictions", ask)
+    return [Output(*(found.get(f"{i} {name}") for name in Output._fields)) for i in range(len(views))]
+
+
 def apply_folds(
     views: list[FoldModel],  # together they test every well once
     model: MultiTaskModel,  # the final one, on whose axes the latents are shown
@@ -158,9 +180,7 @@ def apply_folds(
     from tcell_drugseq.evidence.metrics import evaluate, training_means
     from tcell_drugseq.importance.attribution import resolve_target
     from tcell_drugseq.latent.distances import turn_onto
-    from tcell_drugseq.model.checkpoint import predict_wells
     from tcell_drugseq.training.crossfit import (
-        ask_together,
         describe_folds,
         describe_readout,
         out_of_fold,
@@ -171,7 +191,7 @@ def apply_folds(
     target = resolve_target(model.tasks, model.cfg, cfg.importance.gi_target)
     everywhere = read_corrected(results, np.ones(results.n_obs, bool), cfg)
     whole = replace(views[0], model=model, x=np.asarray(everywhere.X))
-    final, *said = ask_together(lambda view: predict_wells(view.model, view.x), [whole, *views])
+    final, *said = _predict([whole, *views])
     outs, axes = {v.fold.number: out for v, out in zip(views, said, strict=True)}, np.asarray(final.z)
     predictions = out_of_fold(views, outs, results.obs_names)
     results.obs[predictions.columns] = predictions

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from ..base.kept import piece
 from ..base.progress import steps
 from ..base.threads import side_by_side
 from ..data.matrix import LABEL, NO_DEPTH, gene_moments, sample_wells, target_values, well_depth
@@ -407,10 +409,17 @@ def fit_baselines(
     targets = pd.DataFrame(target_values(screen), index=screen.obs_names)
     models = [b.name for b in BASELINES.values() if b.needs is None or b.needs(screen)]
     tables = {m: pd.DataFrame(np.nan, index=targets.index, columns=targets.columns) for m in models}
-    for fold in steps(folds):
+
+    def fit(fold: Fold) -> dict[str, np.ndarray]:  # (n, T) of the test wells, by model
         view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
         tasks = [(model, names) for names in _alike(view, targets) for model in models]
         asked = [(m, view, targets[names].to_numpy(float), np.array(names) == LABEL) for m, names in tasks]
+        found = {m: np.full((fold.test.sum(), targets.shape[1]), np.nan) for m in models}
         for (model, names), said in zip(tasks, side_by_side(lambda a: _predict(*a), asked), strict=True):
-            tables[model].loc[fold.test, names] = said[fold.test]
+            found[model][:, targets.columns.isin(names)] = said[fold.test]
+        return found
+
+    for fold in steps(folds):
+        for model, said in piece(f"fold {fold.number}", partial(fit, fold)).items():
+            tables[model].loc[fold.test] = said
     return tables

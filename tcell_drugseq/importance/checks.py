@@ -9,6 +9,7 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 import torch
 
 from ..base.findings import judge
+from ..base.kept import piece
 from ..base.progress import steps
 from ..base.settings import InputError
 from tcell_drugseq.data.matrix import (
@@ -426,7 +428,8 @@ def compound_importance(
     effect, level, noise = (np.zeros((len(names), screen.n_vars)) for _ in range(3))
     n, own = np.zeros(len(names)), np.zeros(len(names))
     for view in steps(views):
-        part = _fold_effects(view, screen, names, target, least)
+        ask = partial(_fold_effects, view, screen, names, target, least)
+        part = _FoldEffects(**piece(f"fold {view.fold.number}", lambda ask=ask: vars(ask())))
         effect[part.at] += part.effects
         level[part.at] += part.levels
         noise[part.at] += part.wells[:, None] * part.variance
