@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # %% ../nbs/00_tcell_drugseq.ipynb #d73873d8
 if TYPE_CHECKING:

@@ -145,7 +145,7 @@ class TrainConfig(Settings):
 
     epochs: int = option(
         0,
-        "passes over the training wells; 0: as many as 300 steps take, three at least",
+        "passes over the training wells; 0: as many as 150 steps take, three at least",
         low=0,
         high=100_000,
     )

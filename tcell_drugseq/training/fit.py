@@ -57,7 +57,7 @@ def learning_rate(
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, n_steps - warm)))
 
 # %% ../../nbs/03_training/07_fit.ipynb #85818fa2
-_STEPS, _PASSES = 300, 3  # the least of a training, where `epochs` doesn't say
+_STEPS, _PASSES = 150, 3  # the least of a training, where `epochs` doesn't say
 
 
 def count_epochs(
