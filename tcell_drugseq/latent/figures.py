@@ -28,6 +28,7 @@ from tcell_drugseq.base.style import (
     styled,
 )
 from ..data.wells import ROWS, plate_shape, row_numbers
+from .hits import REFERENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,8 +197,11 @@ def plot_hits(
         "none": ("hit, direction open", DARK),
     }
     left.axhline(1, color=GREY, ls=":", lw=1.2)
-    rest = hits[~hits["hit"]]
+    reference = hits["why_not"].str.contains(REFERENCE, regex=False)
+    rest, known, ring = hits[~hits["hit"] & ~reference], hits[reference], {"facecolor": "white", "edgecolor": DARK}
     left.scatter(rest["rank"], rest["distance"], s=9, color=GREY, label=f"not called ({len(rest)})")
+    if len(known):
+        left.scatter(known["rank"], known["distance"], s=16, label=f"reference ({len(known)})", zorder=3, **ring)
     for kind, (name, colour) in kinds.items():
         mine = hits[hits["hit"] & (hits["direction"] == kind)]
         if len(mine):
@@ -207,9 +211,12 @@ def plot_hits(
 
     far = hits.head(top)
     place = np.arange(len(far))
-    colours = [kinds[d][1] if hit else GREY for d, hit in zip(far["direction"], far["hit"], strict=True)]
+    known = reference.loc[far.index].to_numpy()
+    colours = np.where(far["hit"], far["direction"].map({kind: colour for kind, (_, colour) in kinds.items()}), GREY)
+    colours = np.where(known, DARK, colours)
     right.hlines(place, far["rank_low"], far["rank_high"], color=colours, lw=2, alpha=0.7)
     right.scatter(far["rank"], place, color=colours, s=20, zorder=3)
+    right.scatter(far["rank"][known], place[known], s=20, zorder=4, **ring)
     right.set_yticks(place, [label_text(c, 26) for c in far["compound"]])
     right.set(xlabel="rank and its 95 % interval", ylim=(len(far) - 0.4, -0.6))
     right.grid(axis="y", lw=0.4)
