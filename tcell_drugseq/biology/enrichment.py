@@ -18,6 +18,7 @@ import pandas as pd
 from ..base.defaults import HitConfig
 from ..base.settings import InputError
 from ..base.tables import quote_some
+from ..base.threads import side_by_side
 from ..counts.gene_sets import GeneSet
 from tcell_drugseq.data.matrix import (
     gene_blocks,
@@ -268,7 +269,12 @@ def enrich_hits(
     obs = obs[obs["is_control"].to_numpy(bool) | obs["compound"].astype(str).isin(compounds).to_numpy()]
     name = obs["compound"].astype(str)[shifts.index].to_numpy()
     own = {c: ~obs["is_control"].loc[shifts.index].to_numpy(bool) & (name == c) for c in compounds}
-    parts = [enrich(shifts[at].mean(), sets, **kwargs).assign(compound=c) for c, at in own.items()]
+
+    def over_genes(compound: str) -> pd.DataFrame:
+        return enrich(shifts[own[compound]].mean(), sets, **kwargs).assign(compound=compound)
+
+    with _quiet():  # once for all, because threads share what it takes away
+        parts = side_by_side(over_genes, compounds)
     table = pd.concat(parts, ignore_index=True).rename(columns=_OVER_GENES)
     moved = {c: scores[at].mean() for c, at in own.items()}
     table["shift"] = [moved[c][name] for c, name in zip(table["compound"], table["set"], strict=True)]

@@ -412,7 +412,7 @@ def fit_baselines(
 
     def fit(fold: Fold) -> dict[str, np.ndarray]:  # (n, T) of the test wells, by model
         view = view_fold(screen, fold, np.asarray(matrices(fold)), groups, seed)
-        tasks = [(model, names) for names in _alike(view, targets) for model in models]
+        tasks = [(model, names) for model in sorted(models, key="trees".__ne__) for names in _alike(view, targets)]
         asked = [(m, view, targets[names].to_numpy(float), np.array(names) == LABEL) for m, names in tasks]
         found = {m: np.full((fold.test.sum(), targets.shape[1]), np.nan) for m in models}
         for (model, names), said in zip(tasks, side_by_side(lambda a: _predict(*a), asked), strict=True):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -198,7 +198,8 @@ def plot_hits(
     }
     left.axhline(1, color=GREY, ls=":", lw=1.2)
     reference = hits["why_not"].str.contains(REFERENCE, regex=False)
-    rest, known, ring = hits[~hits["hit"] & ~reference], hits[reference], {"facecolor": "white", "edgecolor": DARK}
+    rest, known = hits[~hits["hit"] & ~reference], hits[reference]
+    ring: Any = {"facecolor": "white", "edgecolor": DARK}
     left.scatter(rest["rank"], rest["distance"], s=9, color=GREY, label=f"not called ({len(rest)})")
     if len(known):
         left.scatter(known["rank"], known["distance"], s=16, label=f"reference ({len(known)})", zorder=3, **ring)
