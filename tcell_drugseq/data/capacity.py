@@ -143,7 +143,7 @@ class Need(NamedTuple):
 NEEDS = {
     "screen": Need(0.35e9, 65.0, 0.0, 4.0),
     "audit": Need(0.35e9, 0.0, 12.0, 0.0),
-    "run": Need(0.60e9, 0.0, 45.0, 12.0),
+    "run": Need(0.90e9, 0.0, 28.0, 12.0),
 }
 _INSTEAD = {
     "screen": "give fewer plates at a time",
