@@ -332,12 +332,13 @@ def _read(cfg: RunConfig, screen: AnnData | None, trains: bool) -> AnnData:
     from tcell_drugseq.data.matrix import to_dense
     from tcell_drugseq.data.reading import read_screen
 
-    if screen is not None and _is_screen(screen):
-        if hasattr(screen.X, "tocsr"):  # as `build_screen` leaves it
-            screen = screen.copy()
-            screen.X = to_dense(screen.X, np.float32)
-        return screen
-    return read_screen(cfg.data if screen is None else screen, trains, **leaves(cfg.data))
+    if screen is None:
+        return read_screen(cfg.data, trains, **leaves(cfg.data))
+    screen = screen.copy()  # the results share its matrices
+    if not _is_screen(screen):
+        return read_screen(screen, trains, **leaves(cfg.data))
+    screen.X = to_dense(screen.X, np.float32)  # `build_screen` leaves it sparse
+    return screen
 
 
 def _help(cfg: RunConfig, screen: AnnData | None) -> NoReturn:
