@@ -126,7 +126,7 @@ def _dictionary() -> pd.DataFrame:
     rows = [(file, c.name, c.unit, c.meaning) for file, columns in COLUMNS.items() for c in columns]
     return pd.DataFrame(rows, columns=["file", "column", "unit", "meaning"])
 
-# %% ../../nbs/12_campaign/07_join.ipynb #6554198f
+# %% ../../nbs/12_campaign/07_join.ipynb #e5464223
 _NUMBERS = ("wells", "distance", "p", "q", "hit", "shift", "low", "high", "agreement", "smallest_p")
 _SHORT = ("distance", "shift", "low", "high", "agreement")  # as float32
 _TEXTS = ("compound", "direction", "why_not")
@@ -151,20 +151,7 @@ def _stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     plain = pd.concat([part.drop(columns=list(kinds)) for part in parts], ignore_index=True)
     return plain.assign(**kinds)
 
-
-class Joined(NamedTuple):
-    """What a campaign comes to."""
-
-    table: pd.DataFrame  # campaign.csv
-    rows: pd.DataFrame  # what each screen says of each compound
-    screens: pd.DataFrame  # screens.csv
-    charts: pd.DataFrame  # controls.csv
-    said: list[str]  # what may be claimed, and of what
-    notes: list[str]  # screens that were left out, or bring no claim
-    drifts: list[str]  # series that leave their limits or drift
-    variance: str  # how much of the variance of DMSO wells lies between screens
-
-
+# %% ../../nbs/12_campaign/07_join.ipynb #6e3ab543
 def _leave_out(members: list[Member], refused: Sequence[Refusal], skip: bool, notes: list[str]) -> list[Member]:
     """The members that remain; raises `InputError` for the first refusal unless refused screens are skipped."""
     if refused and not skip:
@@ -183,50 +170,7 @@ def _by_cause(what: str, causes: Mapping[str, str]) -> list[str]:
         lines.append(f"Screens that {what} ({cause}): {', '.join(names)}")
     return lines
 
-
-def read_campaign(
-    given: Sequence[str | Path],  # folders of reports, or reports
-    skip: bool = False,  # leave out screens that don't fit the others, instead of raising an error
-) -> Joined:
-    """Read and join screens; raises `InputError` for one that is damaged, or of another assay or rule."""
-    folders, notes = find_members(given)
-    members = _leave_out(members := [read_member(f) for f in folders], check_members(members), skip, notes)
-    parts = {m.name: _read_hits(m) for m in members}
-    references = find_references(parts[m.name]["compound"] for m in members)
-    refused = check_references(members, [parts[m.name]["compound"] for m in members], references)
-    members = _leave_out(members, refused, skip, notes)
-    profiles = Profiles()
-    for m in members:
-        profiles.add(m.name, *read_controls(m.folder))
-    rows = _stack([parts.pop(m.name) for m in members])
-    barred = {m.name: why for m in members if (why := barred_by(m.hits, m.causes))}
-    table = join_screens(rows, barred, members[0].hit_q)
-    notes += _by_cause("bring no claim, their compounds are listed", barred)
-    notes += _by_cause("claim hits with limits", {m.name: "; ".join(m.causes) for m in members if m.hits == "limited"})
-    if len(versions := sorted({m.version for m in members})) > 1:
-        notes.append(f"the screens were run by several versions of the software: {', '.join(versions)}")
-    dmso = control_series(profiles)
-    series = {f"{kind} of DMSO wells": dmso[f"dmso_{kind}"] for kind in ("distance", "spread")}
-    for kind, wide in reference_series(rows, references).items():
-        series |= {f"{kind} of {name}": wide[name] for name in wide}
-    charts, drifts = chart_all(series)
-    shares = variance_shares(profiles)
-    share = f"{100 * shares.median():.0f} %" if shares.notna().any() else "An unknown share"
-    variance = f"{share} of the variance of the median gene in DMSO wells lies between screens."
-    if not references:
-        notes.append("no compound is in half of the screens, so nothing but DMSO is followed from screen to screen")
-    return Joined(
-        table,
-        rows,
-        _about(members, rows, barred, dmso),
-        charts,
-        _claims(table, members, barred, references),
-        notes,
-        drifts,
-        variance,
-    )
-
-
+# %% ../../nbs/12_campaign/07_join.ipynb #af83502c
 def _about(
     members: Sequence[Member], rows: pd.DataFrame, barred: Mapping[str, str], dmso: pd.DataFrame
 ) -> pd.DataFrame:
@@ -273,7 +217,63 @@ def _claims(
     known = f"Reference compounds, found as those in at least half of the screens: {quote_some(references, 5)}."
     return [first, said, both, *([known] if references else [])]
 
-# %% ../../nbs/12_campaign/07_join.ipynb #ee4c282d
+# %% ../../nbs/12_campaign/07_join.ipynb #34f99f5c
+class Joined(NamedTuple):
+    """What a campaign comes to."""
+
+    table: pd.DataFrame  # campaign.csv
+    rows: pd.DataFrame  # what each screen says of each compound
+    screens: pd.DataFrame  # screens.csv
+    charts: pd.DataFrame  # controls.csv
+    said: list[str]  # what may be claimed, and of what
+    notes: list[str]  # screens that were left out, or bring no claim
+    drifts: list[str]  # series that leave their limits or drift
+    variance: str  # how much of the variance of DMSO wells lies between screens
+
+
+def read_campaign(
+    given: Sequence[str | Path],  # folders of reports, or reports
+    skip: bool = False,  # leave out screens that don't fit the others, instead of raising an error
+) -> Joined:
+    """Read and join screens; raises `InputError` for one that is damaged, or of another assay or rule."""
+    folders, notes = find_members(given)
+    members = _leave_out(members := [read_member(f) for f in folders], check_members(members), skip, notes)
+    parts = {m.name: _read_hits(m) for m in members}
+    references = find_references(parts[m.name]["compound"] for m in members)
+    refused = check_references(members, [parts[m.name]["compound"] for m in members], references)
+    members = _leave_out(members, refused, skip, notes)
+    profiles = Profiles()
+    for m in members:
+        profiles.add(m.name, *read_controls(m.folder))
+    rows = _stack([parts.pop(m.name) for m in members])
+    barred = {m.name: why for m in members if (why := barred_by(m.hits, m.causes))}
+    table = join_screens(rows, barred, members[0].hit_q)
+    notes += _by_cause("bring no claim, their compounds are listed", barred)
+    notes += _by_cause("claim hits with limits", {m.name: "; ".join(m.causes) for m in members if m.hits == "limited"})
+    if len(versions := sorted({m.version for m in members})) > 1:
+        notes.append(f"the screens were run by several versions of the software: {', '.join(versions)}")
+    dmso = control_series(profiles)
+    series = {f"{kind} of DMSO wells": dmso[f"dmso_{kind}"] for kind in ("distance", "spread")}
+    for kind, wide in reference_series(rows, references).items():
+        series |= {f"{kind} of {name}": wide[name] for name in wide}
+    charts, drifts = chart_all(series)
+    shares = variance_shares(profiles)
+    share = f"{100 * shares.median():.0f} %" if shares.notna().any() else "An unknown share"
+    variance = f"{share} of the variance of the median gene in DMSO wells lies between screens."
+    if not references:
+        notes.append("no compound is in half of the screens, so nothing but DMSO is followed from screen to screen")
+    return Joined(
+        table,
+        rows,
+        _about(members, rows, barred, dmso),
+        charts,
+        _claims(table, members, barred, references),
+        notes,
+        drifts,
+        variance,
+    )
+
+# %% ../../nbs/12_campaign/07_join.ipynb #acb3585b
 def campaign_anndata(
     found: Joined,
 ) -> AnnData:  # compounds x screens: X distance, layers p and shift, sparse
@@ -294,7 +294,7 @@ def campaign_anndata(
 
     return AnnData(matrix("distance"), obs, var, layers={name: matrix(name) for name in ("p", "shift")})
 
-
+# %% ../../nbs/12_campaign/07_join.ipynb #30d3a3e8
 def _write_parquet(rows: pd.DataFrame, folder: Path) -> None:
     """One folder for each screen, as `screen=NAME`."""
     for name, part in rows.groupby("screen", observed=True, sort=False):
@@ -304,7 +304,7 @@ def _write_parquet(rows: pd.DataFrame, folder: Path) -> None:
             folder / f"screen={name}" / "compounds.parquet", index=False
         )
 
-
+# %% ../../nbs/12_campaign/07_join.ipynb #8a495117
 @contextmanager
 def _staged(out: Path, overwrite: bool) -> Iterator[Path]:
     """A hidden folder that becomes `out` when the block ends well; raises `InputError` where it may not."""
@@ -327,7 +327,7 @@ def _staged(out: Path, overwrite: bool) -> Iterator[Path]:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-
+# %% ../../nbs/12_campaign/07_join.ipynb #74fa1af6
 def join_campaign(
     given: Sequence[str | Path],  # folders of reports, or reports
     out_dir: str | Path = "campaign",  # new or empty
