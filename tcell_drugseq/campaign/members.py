@@ -20,7 +20,7 @@ from ..batch.finished import find_experiments, read_about
 # %% auto #0
 __all__ = ['Member', 'read_genes', 'read_member', 'find_members', 'Refusal', 'check_members', 'check_references']
 
-# %% ../../nbs/12_campaign/02_members.ipynb #d85ec187
+# %% ../../nbs/12_campaign/02_members.ipynb #1f6b4d96
 @dataclass(frozen=True)
 class Member:
     """What a screen says of itself."""
@@ -41,14 +41,7 @@ class Member:
         """Of the experiment."""
         return self.folder.name
 
-
-_READ = ("hits.csv", "run.yaml", "results.h5ad")
-_OF_ASSAY = {"control", "vehicle", "strata", "treatment", "positive", "label", "scores", "layer", "normalise"}
-_FREE = set(leaves(DataConfig())) - _OF_ASSAY  # which wells, and in which column
-_FREE |= {*leaves(CompareConfig()), *leaves(BiologyConfig()), "check_importance", "gi_batch_size", "gi_target"}
-_FREE |= {"importance of", "seed", "hit_seed", "device", "precision", "data hash", "version", "code"}
-
-
+# %% ../../nbs/12_campaign/02_members.ipynb #0752721d
 def read_genes(
     folder: Path,  # of a report
 ) -> list[str]:
@@ -64,6 +57,13 @@ def read_genes(
             return [str(gene) for gene in genes]
     except (OSError, KeyError) as e:
         refuse(str(folder), "results/results.h5ad", f"no genes ({' '.join(str(e).split())[:100]})", "results of a run")
+
+# %% ../../nbs/12_campaign/02_members.ipynb #7dcdd315
+_READ = ("hits.csv", "run.yaml", "results.h5ad")
+_OF_ASSAY = {"control", "vehicle", "strata", "treatment", "positive", "label", "scores", "layer", "normalise"}
+_FREE = set(leaves(DataConfig())) - _OF_ASSAY  # which wells, and in which column
+_FREE |= {*leaves(CompareConfig()), *leaves(BiologyConfig()), "check_importance", "gi_batch_size", "gi_target"}
+_FREE |= {"importance of", "seed", "hit_seed", "device", "precision", "data hash", "version", "code"}
 
 
 def read_member(
@@ -112,7 +112,7 @@ def find_members(
         raise InputError(f"found two experiments called {twice[0]!r}, expected each name once")
     return folders, left
 
-# %% ../../nbs/12_campaign/02_members.ipynb #abce9458
+# %% ../../nbs/12_campaign/02_members.ipynb #d2b8562b
 class Refusal(NamedTuple):
     """Why a screen can't be joined."""
 
@@ -124,7 +124,7 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return problem_text(str(self.folder), self.where, self.found, self.expected)
 
-
+# %% ../../nbs/12_campaign/02_members.ipynb #f1abf729
 def _genes_apart(member: Member, other: Member) -> tuple[str, str]:
     """How the genes of two screens differ, in words."""
     mine, theirs = set(read_genes(member.folder)), set(read_genes(other.folder))
@@ -158,7 +158,7 @@ def check_members(
             refused[m.name] = Refusal(m.folder, "data", f"those of {twin.name} a second time", "wells of its own")
     return [refused[m.name] for m in members if m.name in refused]
 
-
+# %% ../../nbs/12_campaign/02_members.ipynb #ce76c172
 def check_references(
     members: Sequence[Member],
     holds: Sequence[Iterable[str]],  # compounds of each

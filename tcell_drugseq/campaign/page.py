@@ -23,11 +23,7 @@ from ..report.index import write_page
 # %% auto #0
 __all__ = ['FOLDER', 'compound_rows', 'write_campaign_page']
 
-# %% ../../nbs/12_campaign/06_page.ipynb #1dc01329
-_FIRST, _ROWS, _FOUND = 300, 1_000, 50  # compounds on the page; in a file; shown of a search
-FOLDER = "compounds"  # beside the page
-
-
+# %% ../../nbs/12_campaign/06_page.ipynb #06719892
 def _short(values: pd.Series, digits: int = 3) -> list[float | None]:
     """Numbers with so many significant digits; None where there is none."""
     return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.to_numpy(float)]
@@ -59,6 +55,10 @@ def compound_rows(
     columns += [_short(table[c]) for c in ("shift", "low", "high", "i2")]
     columns += [table["why_not"].astype(str), [each[name] for name in table["compound"].astype(str)]]
     return [list(one) for one in zip(*columns, strict=True)]
+
+# %% ../../nbs/12_campaign/06_page.ipynb #d692a4b6
+_FIRST, _ROWS, _FOUND = 300, 1_000, 50  # compounds on the page; in a file; shown of a search
+FOLDER = "compounds"  # beside the page
 
 
 def _write_script(folder: Path, name: str, values: object) -> None:
