@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         plot_strata as plot_strata,
     )
     from tcell_drugseq.latent.hits import (
+        REFERENCE as REFERENCE,
         Called as Called,
         best_wells as best_wells,
         call_compounds as call_compounds,
@@ -81,7 +82,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "plot_layout",
             "plot_strata",
         ],
-        "hits": ["Called", "best_wells", "call_compounds", "call_folds", "compound_hits", "fold_hits"],
+        "hits": ["REFERENCE", "Called", "best_wells", "call_compounds", "call_folds", "compound_hits", "fold_hits"],
         "next_plates": ["layout_efficiency", "next_layout", "retest_list"],
         "nulls": ["compound_p_values", "smallest_p_values"],
         "references": ["measure_references"],

@@ -18,6 +18,7 @@ from ..base.findings import STATUS
 from ..base.results import OUTPUTS
 from ..biology.kinds import KINDS
 from ..evidence.verdict import list_causes
+from ..latent.hits import REFERENCE
 from .cards import card_data
 from .page import ASSETS, LIGHTS, fill_template
 
@@ -275,6 +276,7 @@ def front_values(
         "notes": [str(note) for note in uns.get("stage_notes", ())],
         "groups": _lines(results, cards),
         "cards": cards,
+        "references": {card["name"] for card in cards if REFERENCE in card.get("against", "")},
         "data": data,
         "smallest": _floor(uns.get("hits"), q),
     }
