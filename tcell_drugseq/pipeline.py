@@ -205,7 +205,8 @@ def _run_key(screen: AnnData, cfg: RunConfig) -> str:
     tables = {name: pd.DataFrame(table).to_csv() for name, table in screen.obsm.items()}
     tables |= {name: cast(pd.DataFrame, table).to_csv() for name, table in (("obs", screen.obs), ("var", screen.var))}
     numbers = [screen.X, *(screen.layers[name] for name in sorted(screen.layers))]
-    return str(joblib.hash([numbers, tables, run_settings(cfg), package_digest(), torch.get_num_threads()]))
+    machine = [torch.__version__, torch.get_num_threads(), find_launch().total]  # as for a training
+    return str(joblib.hash([numbers, tables, run_settings(cfg), package_digest(), machine]))
 
 
 def _is_screen(adata: AnnData) -> bool:
@@ -334,7 +335,7 @@ def _read(cfg: RunConfig, screen: AnnData | None, trains: bool) -> AnnData:
 
     if screen is None:
         return read_screen(cfg.data, trains, **leaves(cfg.data))
-    screen = screen.copy()  # the results share its matrices
+    screen = screen.to_memory() if screen.isbacked else screen.copy()  # the results share its matrices
     if not _is_screen(screen):
         return read_screen(screen, trains, **leaves(cfg.data))
     screen.X = to_dense(screen.X, np.float32)  # `build_screen` leaves it sparse

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .digests import short_digest
 from .files import NoSpaceError, written_whole
@@ -65,25 +65,28 @@ class Kept:
     def __init__(self, folder: Path | None = None, key: str = ""):
         self.folder, self.key = folder, key
 
-    def _file(self, stage: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"progress_{short_digest(stage)}.h5"
+    def _file(self, stage: str, part: str) -> Path | None:
+        ending = f"_{short_digest(part)}" if part else ""
+        return None if self.folder is None else self.folder / f"progress_{short_digest(stage)}{ending}.h5"
 
     def recall(
         self,
         stage: str,
+        part: str = "",  # of the stage; empty: all of it
     ) -> Entries | None:  # None: it is not there, or of another run
         """What the stage has added when it was over."""
         import h5py
         from anndata.io import read_elem
 
-        if (file := self._file(stage)) is None or not file.exists():
+        if (file := self._file(stage, part)) is None or not file.exists():
             return None
         try:
             with h5py.File(file, "r") as h5:
                 if h5.attrs.get("key") != self.key:
                     return None
                 found: dict[tuple[str, str], Any] = {
-                    (str(g.attrs["part"]), str(g.attrs["key"])): read_elem(g["value"]) for g in h5.values()
+                    (str(h5[i].attrs["part"]), str(h5[i].attrs["key"])): read_elem(cast(Any, h5[i])["value"])
+                    for i in sorted(h5, key=int)
                 }
             return {(part, key): v[key] if part in ("obs", "var") else v for (part, key), v in found.items()}
         except Exception as e:
@@ -94,21 +97,24 @@ class Kept:
         self,
         stage: str,
         added: Entries,  # of `added_since`
+        part: str = "",  # as in `recall`
     ) -> None:
-        """Keep what the stage has added."""
+        """Keep what the stage has added; its parts go with it."""
         import h5py
         from anndata.io import write_elem
 
-        if (file := self._file(stage)) is None:
+        if (file := self._file(stage, part)) is None:
             return
         try:
             with written_whole(file) as tmp, h5py.File(tmp, "w") as h5, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of names with slashes, which none of these has
                 h5.attrs["key"] = self.key
-                for i, ((part, key), value) in enumerate(added.items()):
+                for i, ((place, key), value) in enumerate(added.items()):
                     group = h5.create_group(str(i))
-                    group.attrs.update({"part": part, "key": key})
-                    write_elem(group, "value", value.to_frame() if part in ("obs", "var") else value)
+                    group.attrs.update({"part": place, "key": key})
+                    write_elem(group, "value", value.to_frame() if place in ("obs", "var") else value)
+            for old in file.parent.glob(f"{file.stem}_*.h5") if not part else ():
+                old.unlink(missing_ok=True)
         except NoSpaceError:
             raise
         except Exception as e:
@@ -118,10 +124,11 @@ class Kept:
         self,
         stage: str,
         make: Callable[[], Entries],  # does the stage
+        part: str = "",  # as in `recall`
     ) -> Entries:
         """What the stage has added, before the run was killed or now."""
-        if (added := self.recall(stage)) is None:
-            self.keep(stage, added := make())
+        if (added := self.recall(stage, part)) is None:
+            self.keep(stage, added := make(), part)
         return added
 
 # %% ../../nbs/00_base/13_kept.ipynb #9ec53e4c
@@ -147,5 +154,5 @@ def piece(
 ) -> dict[str, Any]:
     """A part of the stage that runs now."""
     kept, stage = _NOW.get()
-    found = kept.once(f"{stage}: {name}", lambda: {("piece", key): value for key, value in make().items()})
+    found = kept.once(stage, lambda: {("piece", key): value for key, value in make().items()}, name)
     return {key: value for (_, key), value in found.items()}

@@ -63,12 +63,14 @@ def measure_wells(
     top = min(50, counts.n_vars)
     genes = pd.DataFrame(kinds, index=counts.var_names)
 
-    def measured(at: slice, part: np.ndarray) -> pd.DataFrame:
+    def measured(at: slice, part: Any) -> pd.DataFrame:
         wells = AnnData(part, pd.DataFrame(index=counts.obs_names[at]), genes)
-        found = sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False)
+        with np.errstate(invalid="ignore"):  # of a well without counts
+            found = sc.pp.calculate_qc_metrics(wells, qc_vars=list(kinds), percent_top=[top], log1p=False)
         return cast(tuple[pd.DataFrame, pd.DataFrame], found)[0]
 
-    found = pd.concat([measured(at, part) for at, part in row_blocks(_as_kept(counts))])
+    parts = [measured(at, part) for at, part in row_blocks(_as_kept(counts))]
+    found = pd.concat(parts or [measured(slice(0), to_sparse(np.zeros((0, counts.n_vars))))])
     qc = pd.DataFrame({"umis": found["total_counts"], "detected": found["n_genes_by_counts"]}).astype(int)
     for kind, mask in kinds.items():
         qc[f"{kind}_share"] = found[f"pct_counts_{kind}"] / 100 if mask.any() else np.nan

@@ -85,9 +85,12 @@ def splitting_columns(
     """Columns, named by no setting, that differ between control wells that are taken for alike."""
     control, group = obs["is_control"].to_numpy(bool), compared_together(obs, min_controls)[obs["is_control"]]
     known = [obs[name].astype(str) for name in ("row", "column", "label", "cluster", "batch") if name in obs]
+    inside = shared_by(obs)
     found, given = {}, {f"{part}_given": part for part in PARTS}  # as the file calls them
     for name in [str(c) for c in obs if c not in _NOT_ASKED and 1 < obs[c].nunique() <= MOST_LEVELS]:
         level = pd.Series(level_texts(obs[name]), obs.index)
+        if inside is not None and level.groupby(inside).nunique().max() == 1:
+            continue  # stratum or vehicle says it already
         compounds = obs["compound"].astype(str)[~control].groupby(level[~control]).nunique()
         serves = set(level) == set(level[control]) == set(compounds.index[compounds > 1]) and "" not in set(level)
         if serves and level[control].groupby(group).nunique().max() > 1:

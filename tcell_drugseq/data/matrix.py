@@ -167,8 +167,11 @@ def share_matrices(
 
     obs, var = (cast(pd.DataFrame, table).copy() for table in (screen.obs, screen.var))
     obsm, varm = (cast(Any, {name: v.copy() for name, v in held.items()}) for held in (screen.obsm, screen.varm))
-    uns, layers = deepcopy(dict(screen.uns)), dict(screen.layers)
-    return AnnData(screen.X, obs, var, uns, obsm=obsm, varm=varm, layers=layers)
+    pairs: Any = {name: dict(getattr(screen, name)) for name in ("layers", "obsp", "varp")}
+    shared = AnnData(screen.X, obs, var, deepcopy(dict(screen.uns)), obsm=obsm, varm=varm, **pairs)
+    if screen.raw is not None:
+        shared.raw = screen.raw.to_adata()
+    return shared
 
 # %% ../../nbs/01_data/02_matrix.ipynb #cbe05840
 LARGEST_COUNT = 2**24  # a count is below it: float32 holds each whole number up to here, and not the next

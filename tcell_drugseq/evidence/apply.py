@@ -115,7 +115,7 @@ def _explain(results: AnnData, views: list[FoldModel], target: str, cfg: RunConf
         return gradient_x_input(view.model, view.x[view.fold.test], target, cfg.importance.gi_batch_size)
 
     found = piece("importance", lambda: {str(i): part for i, part in enumerate(ask_together(own, views))})
-    parts = list(found.values())
+    parts = [found[str(i)] for i in range(len(views))]
     weights = [int(v.fold.test.sum()) for v in views]
     for column in parts[0]:
         values = np.column_stack([part[column] for part in parts])

@@ -420,6 +420,6 @@ def fit_baselines(
         return found
 
     for fold in steps(folds):
-        for model, said in piece(f"fold {fold.number}", partial(fit, fold)).items():
+        for model, said in piece(f"fold {fold.number}: {', '.join(models)}", partial(fit, fold)).items():
             tables[model].loc[fold.test] = said
     return tables

@@ -36,6 +36,7 @@ from tcell_drugseq.importance.attribution import (
     ask_target,
     dmso_baseline,
     gradient_x_input,
+    held_weights,
     integrated_gradients,
     resolve_target,
 )
@@ -393,14 +394,15 @@ def _fold_effects(view: FoldModel, screen: AnnData, names: np.ndarray, target: s
     def explain(wells: np.ndarray) -> np.ndarray:
         return integrated_gradients(view.model, view.x[wells], zero, target, _STEPS)[0]
 
-    effects = ask_in_parts(explain, view, at)
+    with held_weights(view.model):  # once, because threads share the model
+        effects = ask_in_parts(explain, view, at)
     plate = screen.obs["plate"].astype(str).to_numpy()[at] if "plate" in screen.obs else np.full(len(at), "")
     among, mine = reference[at], asked[at]
     compound = np.searchsorted(names, screen.obs["compound"].astype(str).to_numpy()[at][mine])
     there, code = np.unique(compound, return_inverse=True)
     own = _plate_means(effects[:, :0], plate, among, least)[1]
     free = among.sum() - max(1, len(np.unique(plate[among & own])) + bool((among & ~own).any()))
-    moved, changed = (np.zeros((len(there), screen.n_vars)) for _ in range(2))
+    moved, changed = (np.zeros((len(there), screen.n_vars), np.float32) for _ in range(2))
     variance = np.full(screen.n_vars, math.nan)
     for genes in gene_blocks(screen.n_vars, len(at)):
         effect, x = effects[:, genes], view.x[at, genes]

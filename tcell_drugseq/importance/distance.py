@@ -61,7 +61,7 @@ def _shifts(view: FoldModel, at: np.ndarray, obs: pd.DataFrame, chosen: np.ndarr
     with torch.no_grad():
         parts = [
             view.model(part.to(view.model.mean.device), "latent").z.cpu()
-            for part in torch.as_tensor(view.x[at]).split(128)
+            for part in torch.as_tensor(view.x[at], dtype=torch.float32).split(128)
         ]
     centres = find_centres(obs, cfg.centre_controls)
     z, one = level_plates(torch.cat(parts).double().numpy(), obs, centres)

@@ -197,7 +197,7 @@ def plot_hits(
         "none": ("hit, direction open", DARK),
     }
     left.axhline(1, color=GREY, ls=":", lw=1.2)
-    reference = hits["why_not"].str.contains(REFERENCE, regex=False)
+    reference = hits["why_not"].astype(object).fillna("").str.contains(REFERENCE, regex=False)  # a file may have gaps
     rest, known = hits[~hits["hit"] & ~reference], hits[reference]
     ring: Any = {"facecolor": "white", "edgecolor": DARK}
     left.scatter(rest["rank"], rest["distance"], s=9, color=GREY, label=f"not called ({len(rest)})")
