@@ -18,7 +18,7 @@ from ..base.settings import InputError
 from ..base.tables import quote_some
 from ..base.threads import side_by_side
 from ..data.design import blocks
-from ..data.matrix import q_values, rank_r, to_dense
+from ..data.matrix import gene_blocks, q_values, rank_r, to_dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,8 +122,7 @@ _MOST, _STEPS = 30, 250  # a larger coefficient, or more steps: the gene is left
 
 def _in_blocks(work: Callable[[slice], _Found], n_genes: int, n_wells: int) -> list[_Found]:
     """What is found of each block of genes."""
-    size = max(1, _AT_ONCE // n_wells)
-    return side_by_side(work, [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)])
+    return side_by_side(work, gene_blocks(n_genes, n_wells, _AT_ONCE))
 
 
 def _regress(

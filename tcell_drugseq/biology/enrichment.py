@@ -163,8 +163,10 @@ def enrich(
     )
 
 # %% ../../nbs/09_biology/01_enrichment.ipynb #f2fe98d0
-def _signatures(screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig) -> tuple[pd.DataFrame, np.ndarray]:
-    """Shift of each well that has a centre, wells x genes in units of each gene; and these units (G,)."""
+def _signatures(
+    screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Shift of each well that has a centre, in units of each gene; obs of all wells looked at; the units (G,)."""
     obs = cast(pd.DataFrame, screen.obs)
     name = obs["compound"].astype(str)
     control = obs["is_control"].to_numpy(bool)
@@ -186,8 +188,9 @@ def _signatures(screen: AnnData, compounds: Sequence[str] | None, cfg: HitConfig
         some = shift_wells(to_dense(x[at, genes]), obs, centres).vectors[known]
         shifts[:, genes], sd[genes] = some, np.sqrt((some[inside] ** 2).mean(axis=0))
     unit = sd + np.median(sd)
-    shifts /= np.where(unit > 0, unit, np.inf).astype(np.float32)
-    return pd.DataFrame(shifts, obs.index[known], screen.var_names), unit
+    unit[unit == 0] = np.inf  # genes that do not vary are 0
+    shifts /= unit.astype(np.float32)
+    return pd.DataFrame(shifts, obs.index[known], screen.var_names), obs, unit
 
 
 def well_signatures(
@@ -264,9 +267,8 @@ def enrich_hits(
     compounds = list(_called(results) if compounds is None else dict.fromkeys(compounds))
     if not compounds:
         return pd.DataFrame(columns=list(_HIT_COLUMNS))
-    shifts, unit = _signatures(results, compounds, cfg)
-    obs, scores = cast(pd.DataFrame, results.obs), _set_scores(shifts, sets)
-    obs = obs[obs["is_control"].to_numpy(bool) | obs["compound"].astype(str).isin(compounds).to_numpy()]
+    shifts, obs, unit = _signatures(results, compounds, cfg)
+    scores = _set_scores(shifts, sets)
     name = obs["compound"].astype(str)[shifts.index].to_numpy()
     own = {c: ~obs["is_control"].loc[shifts.index].to_numpy(bool) & (name == c) for c in compounds}
 
@@ -280,7 +282,7 @@ def enrich_hits(
     table["shift"] = [moved[c][name] for c, name in zip(table["compound"], table["set"], strict=True)]
     tested = table.loc[table["p_genes"].notna(), "set"].unique()
     if len(tested):
-        at, unit = results.obs_names.get_indexer(obs.index), np.where(unit > 0, unit, np.inf)
+        at = results.obs_names.get_indexer(obs.index)
         there = [
             _set_scores(pd.DataFrame(part / unit, obs.index[rows], results.var_names), sets)[list(tested)]
             for rows, part in row_blocks(results.X, rows=at)

@@ -217,7 +217,7 @@ def _claims(
     known = f"Reference compounds, found as those in at least half of the screens: {quote_some(references, 5)}."
     return [first, said, both, *([known] if references else [])]
 
-# %% ../../nbs/12_campaign/07_join.ipynb #34f99f5c
+# %% ../../nbs/12_campaign/07_join.ipynb #535750de
 class Joined(NamedTuple):
     """What a campaign comes to."""
 
@@ -230,7 +230,7 @@ class Joined(NamedTuple):
     drifts: list[str]  # series that leave their limits or drift
     variance: str  # how much of the variance of DMSO wells lies between screens
 
-
+# %% ../../nbs/12_campaign/07_join.ipynb #bdeac065
 def read_campaign(
     given: Sequence[str | Path],  # folders of reports, or reports
     skip: bool = False,  # leave out screens that don't fit the others, instead of raising an error

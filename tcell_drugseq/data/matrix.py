@@ -104,9 +104,10 @@ def gene_moments(
 def gene_blocks(
     n_genes: int,
     n_wells: int,
+    most: int = _AT_ONCE,  # values of a block; at least one gene
 ) -> list[slice]:
     """Genes in turn, of which the wells' values fit into a block."""
-    size = max(1, _AT_ONCE // max(n_wells, 1))
+    size = max(1, most // max(n_wells, 1))
     return [slice(start, min(start + size, n_genes)) for start in range(0, n_genes, size)]
 
 

@@ -233,13 +233,11 @@ def _covariate_path(leaf: int, seed: int) -> Path:
     return path
 
 # %% ../../nbs/08_evidence/02_baselines.ipynb #128458c7
-def _boost(view: FoldView, y: np.ndarray, known: np.ndarray, label: bool) -> np.ndarray:
+def _boost(view: FoldView, y: np.ndarray, known: np.ndarray, spread: np.ndarray, label: bool) -> np.ndarray:
     """Boosted trees' predictions of all wells."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     target = np.where(known, y - y[known].mean(), 0)
-    mean, sd = gene_moments(view.z, np.flatnonzero(known))
-    spread = np.sqrt(sd**2 + mean**2).clip(1e-9)
     best = np.argsort(-np.abs((target.astype(view.z.dtype) @ view.z) / spread), kind="stable")[:300]
     features = np.hstack([view.components[:, :20], view.z[:, best]])
     kind = HistGradientBoostingClassifier if label else HistGradientBoostingRegressor
@@ -364,7 +362,10 @@ def _knn(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
 @baseline("trees", "gradient boosted trees")
 def _trees(view: FoldView, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     known = _known(view, y)
-    return np.column_stack([_boost(view, one, known, is_label) for one, is_label in zip(y.T, label, strict=True)])
+    mean, sd = gene_moments(view.z, np.flatnonzero(known))
+    spread = np.sqrt(sd**2 + mean**2).clip(1e-9)  # of each gene, for all targets
+    said = (_boost(view, one, known, spread, is_label) for one, is_label in zip(y.T, label, strict=True))
+    return np.column_stack(list(said))
 
 
 @baseline(
